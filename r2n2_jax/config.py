@@ -1,0 +1,193 @@
+"""Every number a run depends on, as frozen dataclasses, and the presets ``paper`` and ``small``."""
+
+import dataclasses
+import math
+import typing
+from typing import Any, Literal
+
+
+def _require(section: str, checks: dict[str, bool]) -> None:
+    for message, holds in checks.items():
+        if not holds:
+            raise ValueError(f"{section}.{message}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The architecture; the defaults are the paper's."""
+
+    ndim: int = 2
+    """Spatial dimensions of the images, 2 or 3."""
+    resolution: int = 256
+    """Pixels per axis on which the network looks at the images."""
+    steps: int = 25
+    """Local transformations per registration (T)."""
+    channels: tuple[int, int, int, int] = (32, 64, 128, 256)
+    """Features at 1/2, 1/4 and 1/8 resolution, and those that the parameter network sees."""
+    residual_blocks: int = 3
+    """Residual blocks in each GR2U."""
+    hidden: int = 1024
+    """Units of the parameter network's hidden layer."""
+    sigma_max: float = 0.3
+    """Largest extension of a local transformation, normalised units."""
+    sigma_is: Literal["variance", "std"] = "variance"
+    """What eq 9's sigma is: a variance (to the letter) or a standard deviation (the authors' code)."""
+    activation: Literal["tanh", "leaky_relu"] = "tanh"
+    """tanh as in the paper, leaky ReLU as in the authors' code."""
+    norm: Literal["none", "instance"] = "none"
+    """Instance norm after the convolutions, as in the authors' code, or none."""
+    noise: float = math.sqrt(0.5) / 0.5
+    """Standard deviation of the multiplicative training noise; 0 draws none."""
+    remat: bool = True
+    """Recompute each step's activations in the backward pass instead of storing them."""
+    unroll: int | None = None
+    """Steps per loop iteration while training; by default all of them on a CPU and one elsewhere."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "ndim must be 2 or 3": self.ndim in (2, 3),
+            "resolution must be at least 16": self.resolution >= 16,
+            "steps must be at least 1": self.steps >= 1,
+            "channels must be positive, the last one even": min(self.channels) >= 1 and self.channels[-1] % 2 == 0,
+            "residual_blocks must not be negative": self.residual_blocks >= 0,
+            "hidden must be at least 1": self.hidden >= 1,
+            "sigma_max must be positive": self.sigma_max > 0,
+            "noise must not be negative": self.noise >= 0,
+            "unroll must be at least 1": self.unroll is None or self.unroll >= 1,
+        }
+        _require("model", checks)
+
+
+@dataclasses.dataclass(frozen=True)
+class PhantomConfig:
+    """How the phantom's patients, breaths and acquisitions vary."""
+
+    breath: tuple[float, float] = (0.06, 0.4)
+    """Least and largest difference of the diaphragm's height between two frames; the field of view is 2 high."""
+    pulsation: float = 0.02
+    """Largest cardiac displacement, normalised units."""
+    noise: float = 0.04
+    """Largest standard deviation of the Rician noise, as a share of the brightest tissue."""
+    bias: float = 0.3
+    """Largest relative change of intensity by the coil's bias field."""
+    density: bool = True
+    """Let the lung's signal follow its density, 1 / det J of the motion."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "breath must be two numbers, 0 <= least <= largest <= 0.4": 0 <= self.breath[0] <= self.breath[1] <= 0.4,
+            "pulsation must be in [0, 0.05]": 0 <= self.pulsation <= 0.05,
+            "noise must not be negative": self.noise >= 0,
+            "bias must be in [0, 1)": 0 <= self.bias < 1,
+        }
+        _require("phantom", checks)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimiserConfig:
+    """The loss (eq 6) and AMSGrad; the defaults are the paper's."""
+
+    learning_rate: float = 1e-4
+    """The rate after warm-up."""
+    warmup: int = 0
+    """Steps over which the rate rises from zero."""
+    decay: Literal["constant", "cosine"] = "constant"
+    """Keep the rate, or let it fall to a hundredth by the last step."""
+    clip: float = 1.0
+    """Largest global norm of a gradient."""
+    tv_weight: float = 0.1
+    """The weight lambda of the isotropic total variation."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "learning_rate must be positive": self.learning_rate > 0,
+            "warmup must not be negative": self.warmup >= 0,
+            "clip must be positive": self.clip > 0,
+            "tv_weight must not be negative": self.tv_weight >= 0,
+        }
+        _require("optimiser", checks)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long, on how much, from which seed."""
+
+    steps: int = 180_000
+    """Optimiser steps in all."""
+    batch: int = 1
+    """Pairs per step."""
+    checkpoint_every: int = 500
+    """Steps between two validations, each followed by a checkpoint."""
+    validation_pairs: int = 32
+    """Unseen pairs that each validation registers."""
+    seed: int = 0
+    """Decides the initial weights, the data, their order and the noise."""
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "batch", "checkpoint_every", "validation_pairs")
+        _require("training", {f"{name} must be at least 1": getattr(self, name) >= 1 for name in counts})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    model: ModelConfig = ModelConfig()
+    phantom: PhantomConfig = PhantomConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def __post_init__(self) -> None:
+        _require("optimiser", {"warmup must be below training.steps": self.optimiser.warmup < self.training.steps})
+
+
+PRESETS = {
+    "small": Config(
+        model=ModelConfig(resolution=64, steps=8, channels=(8, 16, 32, 64), hidden=256, noise=0.0, remat=False),
+        optimiser=OptimiserConfig(learning_rate=2e-3, warmup=50, decay="cosine"),
+        training=TrainingConfig(steps=1000, batch=8, checkpoint_every=100, validation_pairs=64),
+    ),
+    "paper": Config(),
+}
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain dictionaries, lists and numbers, as JSON keeps them."""
+    plain = dataclasses.asdict(config)
+    return {
+        section: {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+        for section, fields in plain.items()
+    }
+
+
+def from_dict(plain: dict[str, Any]) -> Config:
+    """The inverse of ``to_dict``.
+
+    Raises:
+        ValueError: where a section or field is unknown or out of range.
+    """
+    sections = typing.get_type_hints(Config)
+    unknown = set(plain) - set(sections)
+    if unknown:
+        raise ValueError(f"unknown config sections: {', '.join(sorted(unknown))}")
+    built = {}
+    for section, fields in plain.items():
+        tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        try:
+            built[section] = sections[section](**tuples)
+        except TypeError as error:
+            raise ValueError(f"config section {section}: {error}") from error
+    return Config(**built)
+
+
+def differences(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """``section.field: saved -> asked`` for every field in which two plain configs differ."""
+    lines = []
+    for section in sorted(saved.keys() | asked.keys()):
+        old, new = saved.get(section, {}), asked.get(section, {})
+        lines += [
+            f"{section}.{name}: {old.get(name)} -> {new.get(name)}"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name)
+        ]
+    return lines

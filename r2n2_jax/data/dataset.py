@@ -1,0 +1,157 @@
+"""Where training takes its batches from, and the pairs it is judged on: the phantom, or a folder of series.
+
+Both are a function of the step: the batch of step ``t`` is the same whenever and however often training was stopped before.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import grain.python as grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r2n2_jax.config import Config, PhantomConfig
+from r2n2_jax.data.phantom import Pair, sample_batch
+from r2n2_jax.data.series import Series
+from r2n2_jax.data.splits import Split
+from r2n2_jax.ops.intensity import resample, standardise
+
+Array = jax.Array
+
+# Far from any seed a user would choose, so that no training run ever meets a held-out phantom.
+_HELD_OUT_SEEDS = {"validation": 2_000_000_011, "test": 2_000_000_033}
+_HELD_OUT_AT_ONCE = 8
+
+
+class Batch(NamedTuple):
+    """``[B, *spatial, 1]`` standardised images at the model's resolution."""
+
+    fixed: Array
+    moving: Array
+
+
+class Examples(NamedTuple):
+    """Pairs to judge by.
+
+    Attributes:
+        fixed: ``[N, *spatial, 1]`` standardised, at the model's resolution.
+        moving: the same.
+        fixed_landmarks: ``[N, L, d]`` normalised, or None where none are known.
+        moving_landmarks: the same tissue in the moving images.
+    """
+
+    fixed: Array
+    moving: Array
+    fixed_landmarks: Array | None = None
+    moving_landmarks: Array | None = None
+
+
+class Source(Protocol):
+    """What the training loop needs of its data."""
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """The batches of steps ``start, start + 1, ...``, without end."""
+
+    def examples(self, count: int) -> Examples:
+        """At most ``count`` unseen pairs to validate on."""
+
+
+class PhantomSource:
+    """Fresh phantom pairs at every step, made on the device."""
+
+    def __init__(self, config: Config):
+        self._config = config
+        self._key = jax.random.fold_in(jax.random.key(config.training.seed), 1)
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """See ``Source``."""
+        step = start
+        while True:
+            yield self._batch(jax.random.fold_in(self._key, step))
+            step += 1
+
+    def _batch(self, key: Array) -> Batch:
+        keys = jax.random.split(key, self._config.training.batch)
+        pairs = sample_batch(keys, self._config.phantom, (self._config.model.resolution,) * 2)
+        return Batch(jax.vmap(standardise)(pairs.fixed), jax.vmap(standardise)(pairs.moving))
+
+    def examples(self, count: int) -> Examples:
+        """See ``Source``."""
+        return phantom_examples(self._config, "validation", count)
+
+
+class SeriesSource:
+    """Pairs of a series' fixed frame with each of its other frames, shuffled anew every epoch, loaded by grain."""
+
+    def __init__(self, train: Sequence[Series], validation: Sequence[Series], config: Config):
+        self._config = config
+        self._train, self._validation = (at_resolution(part, config.model.resolution) for part in (train, validation))
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """See ``Source``."""
+        pairs = _pairs(self._train)
+        dataset = (
+            grain.MapDataset.source(pairs)
+            .seed(self._config.training.seed)
+            .shuffle()
+            .repeat(reseed_each_epoch=True)
+            .map(functools.partial(_load, self._train))
+            .batch(self._config.training.batch, drop_remainder=True)
+        )
+        yield from dataset[start:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8))
+
+    def examples(self, count: int) -> Examples:
+        """See ``Source``."""
+        return series_examples(self._validation, count)
+
+
+def held_out_phantoms(config: PhantomConfig, resolution: int, split: Split, count: int) -> Pair:
+    """The first ``count`` pairs of the phantom's validation or test set, fields ``[count, ...]``; never trained on."""
+    root = jax.random.key(_HELD_OUT_SEEDS[split])
+    parts = []
+    for start in range(0, count, _HELD_OUT_AT_ONCE):
+        keys = jax.vmap(functools.partial(jax.random.fold_in, root))(jnp.arange(start, start + _HELD_OUT_AT_ONCE))
+        parts.append(sample_batch(keys, config, (resolution, resolution)))
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays)[:count], *parts)
+
+
+def phantom_examples(config: Config, split: Split, count: int) -> Examples:
+    """Held-out phantoms, as training sees pairs."""
+    pairs = held_out_phantoms(config.phantom, config.model.resolution, split, count)
+    fixed, moving = (jax.vmap(standardise)(images) for images in (pairs.fixed, pairs.moving))
+    return Examples(fixed, moving, pairs.fixed_landmarks, pairs.moving_landmarks)
+
+
+def series_examples(series: Sequence[Series], count: int | None = None) -> Examples:
+    """Pairs of series whose frames are standardised already: all, or ``count`` spread evenly over them."""
+    pairs = _pairs(series)
+    if count is not None and count < len(pairs):
+        pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, count).round().astype(int)]
+    loaded = [_load(series, pair) for pair in pairs]
+    return Examples(*(jnp.stack(images) for images in zip(*loaded, strict=True)))
+
+
+def at_resolution(series: Sequence[Series], resolution: int) -> list[Series]:
+    """The same series, every frame resampled to ``resolution`` pixels per axis and standardised."""
+
+    @jax.jit
+    def prepare(frame: Array) -> Array:
+        return standardise(resample(frame[..., None], (resolution,) * frame.ndim))[..., 0]
+
+    def frames(one: Series) -> np.ndarray:
+        return np.stack([np.asarray(prepare(frame)) for frame in one.frames])
+
+    return [one._replace(frames=frames(one)) for one in series]
+
+
+def _pairs(series: Sequence[Series]) -> list[tuple[int, int]]:
+    """(series, frame) for every frame but the fixed ones."""
+    return [(i, t) for i, one in enumerate(series) for t in range(len(one.frames)) if t != one.fixed]
+
+
+def _load(series: Sequence[Series], pair: tuple[int, int]) -> Batch:
+    index, frame = pair
+    one = series[index]
+    return Batch(one.frames[one.fixed][..., None], one.frames[frame][..., None])

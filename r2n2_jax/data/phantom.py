@@ -1,0 +1,203 @@
+"""A breathing thorax, pure JAX on device: float32 images ``[H, W, 1]`` with their exact displacement, normalised units.
+
+A patient is an ``Anatomy``, drawn once in its mid-respiratory position ``X``; a frame is that anatomy under a ``Breath``. The
+motion ``y = X + u(X; breath)`` is a closed formula, so the displacement from the fixed to the moving image is exact:
+a fixed pixel ``x`` shows the tissue ``X = (id + u_fixed)^-1 (x)``, which lies at ``X + u_moving(X)`` in the moving image.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from r2n2_jax.config import PhantomConfig
+from r2n2_jax.data.anatomy import (
+    Anatomy,
+    cavity,
+    heart_frame,
+    intensity,
+    outline,
+    sample_anatomy,
+    spine_visibility,
+)
+from r2n2_jax.ops.grid import coordinates
+
+Array = jax.Array
+
+_APPROACH_STEPS, _NEWTON_STEPS = 12, 4
+
+
+class Breath(NamedTuple):
+    """The state of motion of one frame.
+
+    Attributes:
+        depth: scalar, how far the diaphragm is below its mid position (positive: inspiration), normalised units.
+        pulsation: scalar, the heart's radial displacement, normalised units.
+    """
+
+    depth: Array
+    pulsation: Array
+
+
+class Pair(NamedTuple):
+    """A fixed and a moving frame of one patient, with what is true of them.
+
+    Attributes:
+        fixed: ``[H, W, 1]``, intensities at least zero.
+        moving: ``[H, W, 1]``.
+        displacement: ``[H, W, 2]``, exact, from the fixed grid into the moving image, normalised.
+        fixed_landmarks: ``[N, 2]``, normalised.
+        moving_landmarks: ``[N, 2]``, the same tissue in the moving image.
+        body: ``[H, W]`` bool, the body in the fixed image.
+    """
+
+    fixed: Array
+    moving: Array
+    displacement: Array
+    fixed_landmarks: Array
+    moving_landmarks: Array
+    body: Array
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def sample(key: Array, config: PhantomConfig, shape: tuple[int, int]) -> Pair:
+    """One pair: a random patient in two random states of breathing.
+
+    Args:
+        key: decides everything.
+        config: how patients and frames vary.
+        shape: ``(H, W)``.
+
+    Returns:
+        the pair. The same key gives the same patient and breaths at any shape; only the noise is drawn per pixel.
+    """
+    key_anatomy, key_breath, key_coil, key_fixed, key_moving = jax.random.split(key, 5)
+    anatomy = sample_anatomy(key_anatomy)
+    fixed_breath, moving_breath = sample_breaths(key_breath, config)
+    points = coordinates(shape)
+    fixed_tissue = to_tissue(anatomy, fixed_breath, points)
+    moving_tissue = to_tissue(anatomy, moving_breath, points)
+    landmarks = anatomy.landmarks
+    field = coil_field(key_coil, config, shape)
+    return Pair(
+        fixed=acquire(key_fixed, config, render(anatomy, fixed_breath, fixed_tissue, density=config.density), field),
+        moving=acquire(key_moving, config, render(anatomy, moving_breath, moving_tissue, density=config.density), field),
+        displacement=from_tissue(anatomy, moving_breath, fixed_tissue) - points,
+        fixed_landmarks=from_tissue(anatomy, fixed_breath, landmarks),
+        moving_landmarks=from_tissue(anatomy, moving_breath, landmarks),
+        body=outline(anatomy.shape, points) > 0,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def sample_batch(keys: Array, config: PhantomConfig, shape: tuple[int, int]) -> Pair:
+    """One pair for each of the ``[N]`` keys, fields ``[N, ...]``."""
+    return jax.vmap(lambda key: sample(key, config, shape))(keys)
+
+
+def sample_breaths(key: Array, config: PhantomConfig) -> tuple[Breath, Breath]:
+    """The fixed frame near the mid position, the moving one apart by a breath of random depth, up or down."""
+    mid, size, direction, beat = jax.random.split(key, 4)
+    least, largest = config.breath
+    difference = jax.random.uniform(size, minval=least, maxval=largest)
+    # Inspiration reaches further from the mid position than expiration does.
+    sign = jnp.where(jax.random.bernoulli(direction, 0.6), 1.0, -0.6)
+    start = 0.15 * largest * jax.random.uniform(mid, minval=-1.0, maxval=1.0)
+    pulse = config.pulsation * jax.random.uniform(beat, (2,), minval=-1.0, maxval=1.0)
+    return Breath(start, pulse[0]), Breath(start + sign * difference, pulse[1])
+
+
+def from_tissue(anatomy: Anatomy, breath: Breath, tissue: Array) -> Array:
+    """Where tissue points ``[..., 2]`` of the mid position lie in the frame."""
+    return tissue + motion(anatomy, breath, tissue)
+
+
+def to_tissue(anatomy: Anatomy, breath: Breath, points: Array) -> Array:
+    """Which tissue frame points ``[..., 2]`` show: the inverse of ``from_tissue``, to rounding.
+
+    Damped fixed-point steps come near from anywhere, Newton's then converge at once.
+    """
+    place = functools.partial(from_tissue, anatomy, breath)
+    basis = [jnp.broadcast_to(unit.reshape((1,) * (points.ndim - 1) + (2,)), points.shape) for unit in jnp.eye(2)]
+
+    def closer(_: int, tissue: Array) -> Array:
+        placed, along = jax.linearize(place, tissue)
+        error, by_x, by_y = placed - points, along(basis[0]), along(basis[1])
+        step = jnp.stack([_cross(error, by_y), _cross(by_x, error)], axis=-1)
+        return tissue - step / _cross(by_x, by_y)[..., None]
+
+    def approach(_: int, tissue: Array) -> Array:
+        return tissue - 0.6 * (place(tissue) - points)
+
+    return jax.lax.fori_loop(0, _NEWTON_STEPS, closer, jax.lax.fori_loop(0, _APPROACH_STEPS, approach, points))
+
+
+def _cross(a: Array, b: Array) -> Array:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+def motion(anatomy: Anatomy, breath: Breath, tissue: Array) -> Array:
+    """The displacement ``u`` of tissue points ``[..., 2]`` from the mid position, normalised.
+
+    Head-foot motion grows from nothing at the apex to the full depth at the diaphragm and stays in the abdomen; it vanishes
+    over a thin layer at the chest wall and at a visible spine, along which the organs slide. The lungs widen a little, the
+    mediastinum moves less, the heart beats.
+    """
+    s = anatomy.shape
+    x, y = tissue[..., 0], tissue[..., 1]
+    # The layer is as straight as the motion, also where the wall arches over to the apex: it never pulls the map into a fold.
+    free = _ease((s.body_width - s.wall - jnp.abs(x)) / s.slip_width)
+    free = free * (1.0 - spine_visibility(s) * jnp.exp(-(((x - s.midline) / (s.spine_width + 0.04)) ** 4)))
+    floor = s.dome_right + 0.1
+    growth = _ease((y - s.motion_top) / (floor - s.motion_top))
+    fade = 1.0 - (1.0 - s.motion_below) * _ease((y - floor) / (1.2 - floor))
+    centre = 1.0 - (1.0 - s.motion_centre) * jnp.exp(-0.5 * ((x - s.midline) / 0.15) ** 2)
+    along = breath.depth * growth * fade * centre * free
+    # What moves ACROSS the wall must fade well before the sliding layer, or the map would fold there.
+    inside = _ease(cavity(s, tissue) / 0.3)
+    widening = breath.depth * s.motion_lateral * inside * (x - s.midline) * jnp.exp(-0.5 * ((y - floor + 0.2) / 0.4) ** 2)
+    heart = heart_frame(s, tissue)
+    beat = breath.pulsation * (1.0 - s.posterior) * jnp.exp(-0.5 * jnp.sum(heart**2, -1)) * inside
+    beat = beat[..., None] * heart
+    return jnp.stack([widening, along], axis=-1) + beat
+
+
+def render(anatomy: Anatomy, breath: Breath, tissue: Array, *, density: bool = True) -> Array:
+    """The noise-free frame ``[H, W, 1]`` whose pixels show ``tissue [H, W, 2]`` (see ``to_tissue``).
+
+    Without ``density`` it is a pure rearrangement of the anatomy's intensities, which a warp can undo exactly.
+    """
+    edge = max(0.015, 2.0 / (min(tissue.shape[:-1]) - 1))
+    lung_density = 1.0 / _volume_change(anatomy, breath, tissue) if density else 1.0
+    return intensity(anatomy, tissue, edge=edge, lung_density=lung_density)[..., None]
+
+
+def acquire(key: Array, config: PhantomConfig, image: Array, field: Array) -> Array:
+    """The scanner's part: the coil's ``field`` and Rician noise on a noise-free ``image``, both ``[H, W, 1]``."""
+    key_level, key_noise = jax.random.split(key)
+    level = config.noise * jax.random.uniform(key_level, minval=0.2)
+    real, imaginary = level * jax.random.normal(key_noise, (2, *image.shape))
+    return jnp.sqrt((image * field + real) ** 2 + imaginary**2)
+
+
+def coil_field(key: Array, config: PhantomConfig, shape: tuple[int, int]) -> Array:
+    """A slowly varying sensitivity ``[H, W, 1]``, one for all frames of a patient: it does not move with the body."""
+    key_wave, key_phase = jax.random.split(key)
+    wave = jax.random.uniform(key_wave, (2,), minval=-1.8, maxval=1.8)
+    phase = jax.random.uniform(key_phase, maxval=2.0 * jnp.pi)
+    points = coordinates(shape)
+    return (1.0 + config.bias * jnp.sin(points @ wave + phase))[..., None]
+
+
+def _volume_change(anatomy: Anatomy, breath: Breath, tissue: Array) -> Array:
+    """``det(I + du/dX)`` at tissue points, kept positive: what fills more space shows less signal per pixel."""
+    jacobian = jax.vmap(jax.jacfwd(functools.partial(motion, anatomy, breath)))(tissue.reshape(-1, 2))
+    determinant = jnp.linalg.det(jnp.eye(2)[None] + jacobian).reshape(tissue.shape[:-1])
+    return jnp.clip(determinant, 0.3, 3.0)
+
+
+def _ease(share: Array) -> Array:
+    """0 below 0, 1 above 1, smooth between."""
+    share = jnp.clip(share, 0.0, 1.0)
+    return share * share * (3.0 - 2.0 * share)

@@ -1,0 +1,62 @@
+"""Training, validation and test patients: a patient is in exactly one of them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from r2n2_jax.errors import InputError
+from r2n2_jax.io import read_json, write_json
+
+T = TypeVar("T")
+
+Split = Literal["train", "validation", "test"]
+
+
+def split_patients(patients: Iterable[str], seed: int) -> dict[Split, list[str]]:
+    """A random split, about 70 / 15 / 15 percent, with at least one patient to validate and, from three on, one to test.
+
+    Raises:
+        InputError: where there are fewer than two patients.
+    """
+    names = sorted(patients)
+    if len(names) < 2:
+        raise InputError(f"only {len(names)} patient: at least two are needed, one of them to validate")
+    held = max(1, round(0.15 * len(names)))
+    test = held if len(names) > 2 else 0
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    parts = {"train": order[held + test :], "validation": order[:held], "test": order[held : held + test]}
+    return {split: sorted(members) for split, members in parts.items()}
+
+
+def claim_splits(workdir: Path, patients: Iterable[str], seed: int) -> dict[Split, list[str]]:
+    """The split of a run: made and written to ``splits.json`` the first time, read from there ever after.
+
+    Raises:
+        InputError: where the patients are not those of the split, or too few.
+    """
+    path = workdir / "splits.json"
+    if not path.exists():
+        write_json(path, split_patients(patients, seed))
+    splits = read_json(path)
+    known, found = {name for members in splits.values() for name in members}, set(patients)
+    if known != found:
+        changed = ", ".join(sorted(known ^ found))
+        raise InputError(f"{path}: the folder's patients are no longer those of this run ({changed}); name a new --workdir")
+    return splits
+
+
+def unseen_patients(workdir: Path, patients: dict[str, T]) -> dict[str, T]:
+    """The patients that the run in ``workdir`` neither learnt from nor was chosen by.
+
+    Raises:
+        InputError: where none is left.
+    """
+    path = workdir / "splits.json"
+    splits = read_json(path) if path.exists() else {}
+    seen = {*splits.get("train", []), *splits.get("validation", [])}
+    unseen = {name: value for name, value in patients.items() if name not in seen}
+    if not unseen:
+        raise InputError(f"{workdir}: this run has trained or validated on every patient of the folder; none is left")
+    return unseen

@@ -1,0 +1,192 @@
+"""Image files in and out: the only place that knows SimpleITK. Arrays are ``[*spatial]`` float32 in array order."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+
+from r2n2_jax.errors import InputError
+from r2n2_jax.geometry import Geometry, to_physical_mm
+
+
+class Image(NamedTuple):
+    """One image and where it lies.
+
+    Attributes:
+        pixels: ``[*spatial]`` float32, axes of one pixel dropped.
+        geometry: of the file.
+    """
+
+    pixels: np.ndarray
+    geometry: Geometry
+
+
+def read_image(path: Path) -> Image:
+    """Reads one 2D or 3D image of any format that SimpleITK knows; colour becomes luminance.
+
+    Raises:
+        InputError: where the file is missing, not an image, a series, not finite, or constant.
+    """
+    image = _read(path)
+    if image.GetNumberOfComponentsPerPixel() in (3, 4):
+        red, green, blue = (sitk.Cast(sitk.VectorIndexSelectionCast(image, channel), sitk.sitkFloat32) for channel in range(3))
+        # Rec. 601 luma; a grey picture stored as colour comes out unchanged.
+        image = 0.299 * red + 0.587 * green + 0.114 * blue
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{path}: {image.GetNumberOfComponentsPerPixel()} values per pixel; a grey or RGB image is needed")
+    geometry = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    if len(geometry.axes) not in (2, 3):
+        raise InputError(f"{path}: an image of size {image.GetSize()}; a 2D or 3D image is needed")
+    pixels = sitk.GetArrayFromImage(image).astype(np.float32).reshape(geometry.shape)
+    check_pixels(pixels, str(path))
+    return Image(pixels, geometry)
+
+
+def read_frames(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
+    """Reads a 2D+t file: axes x, y, slice, frame, or x, y, frame.
+
+    Returns:
+        ``[frames, slices, H, W]`` float32, and the spacing along ``(x, y)`` in millimetres.
+
+    Raises:
+        InputError: where the file is missing, not an image, not 2D+t, has fewer than two frames, or bad pixels.
+    """
+    image = _read(path)
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{path}: {image.GetNumberOfComponentsPerPixel()} values per pixel; a grey series is needed")
+    pixels = sitk.GetArrayFromImage(image).astype(np.float32)
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    if pixels.ndim != 4:
+        raise InputError(f"{path}: {pixels.ndim}D; a series has the axes x, y, slice, frame, or x, y, frame")
+    if pixels.shape[0] < 2:
+        raise InputError(f"{path}: a series of one frame; at least two frames are needed")
+    for frame, slice_ in np.ndindex(pixels.shape[:2]):
+        check_pixels(pixels[frame, slice_], f"{path} (slice {slice_}, frame {frame})")
+    return pixels, image.GetSpacing()[:2]
+
+
+def check_pixels(pixels: np.ndarray, name: str) -> None:
+    """Refuses what cannot be registered.
+
+    Raises:
+        InputError: where pixels are not finite, all the same, or fewer than 8 along an axis.
+    """
+    if min(pixels.shape) < 8:
+        raise InputError(f"{name}: of shape {pixels.shape}; at least 8 pixels along every axis are needed")
+    if not np.isfinite(pixels).all():
+        raise InputError(f"{name}: {np.count_nonzero(~np.isfinite(pixels))} pixels are NaN or infinite; fill them first")
+    if pixels.min() == pixels.max():
+        raise InputError(f"{name}: constant, every pixel is {pixels.flat[0]:g}; there is nothing to register")
+
+
+def check_same_grid(fixed_name: Path, fixed: Image, moving_name: Path, moving: Image) -> None:
+    """Refuses a pair whose pixels do not lie at the same places: the displacement would mix motion with the difference.
+
+    Raises:
+        InputError: where size, spacing, origin or direction differ by more than a hundredth of a pixel (or of a cosine).
+    """
+    a, b = fixed.geometry, moving.geometry
+    tolerance = 0.01 * min(a.spacing)
+    tolerances = {"size": 0.0, "spacing": tolerance, "origin": tolerance, "direction": 0.01}
+    for what, most in tolerances.items():
+        ours, theirs = getattr(a, what), getattr(b, what)
+        if len(ours) != len(theirs) or not np.allclose(ours, theirs, rtol=0.0, atol=most):
+            raise InputError(
+                f"{moving_name}: {what} {theirs}, but {fixed_name} has {ours}; "
+                "resample the moving image onto the fixed one's grid first"
+            )
+
+
+def write_image(path: Path, pixels: np.ndarray, geometry: Geometry) -> None:
+    """Writes ``pixels [*geometry.shape]`` on the file grid of ``geometry``; the suffix decides the format."""
+    _write(path, sitk.GetImageFromArray(pixels.reshape(tuple(reversed(geometry.size)))), geometry)
+
+
+def write_displacement(path: Path, displacement: np.ndarray, geometry: Geometry) -> None:
+    """Writes a normalised field as an ITK displacement field: a vector image in millimetres, physical axes."""
+    vectors = to_physical_mm(displacement, geometry).astype(np.float32)
+    _write(path, sitk.GetImageFromArray(vectors, isVector=True), geometry)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        InputError: where the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+
+
+def check_output(path: Path) -> None:
+    """Refuses a folder that holds something already.
+
+    Raises:
+        InputError: where ``path`` is a file or a folder with content.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise InputError(f"{path}: exists already; name a new or empty folder, nothing is overwritten")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears at ``path`` whole when the block ends, or not at all when it fails.
+
+    Raises:
+        InputError: see ``check_output``.
+    """
+    check_output(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield partial
+        # mkdtemp's folder is private; give it the rights that any new folder gets.
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o777 & ~umask)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _read(path: Path) -> sitk.Image:
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name one image file")
+    try:
+        return sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path}: not an image that can be read (truncated, or not of a known format)") from error
+
+
+def _write(path: Path, image: sitk.Image, geometry: Geometry) -> None:
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError as error:
+        raise OSError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1]})") from error

@@ -1,0 +1,56 @@
+"""The parameter network (figure 4b, eq 18) on batches of feature maps ``[B, *spatial, C]`` float32."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from r2n2_jax.models.residual import Activation, NormalisedConv, activate
+from r2n2_jax.ops.spatial_softmax import spatial_softmax
+
+Array = jax.Array
+SigmaIs = Literal["variance", "std"]
+
+
+class ParameterNetwork(nn.Module):
+    r"""Shape and weight of the next local transformation.
+
+    A convolution; the first half of its channels goes through the activation and a second convolution, the second half through
+    a spatial softmax; their product is summed over space (the expectation of the left half under the right), then one
+    hidden layer. Eq 18 bounds the outputs :math:`c`:
+
+    .. math:: \sigma = \psi(c_\sigma)\,\sigma_{\max}, \quad v = \phi(c_v), \quad \alpha = \psi(c_\alpha)\,\pi
+
+    The last layer starts at zero, so an untrained network places transformations of weight zero.
+
+    Attributes:
+        hidden: units of the hidden layer (the paper: 1024).
+        sigma_max: the largest extension of the shape.
+        sigma_is: whether ``sigma`` is the variance (eq 9 to the letter) or the standard deviation (the authors' code).
+        activation: of the convolution and the hidden layer.
+        norm: instance norm after the convolutions.
+    """
+
+    hidden: int = 1024
+    sigma_max: float = 0.3
+    sigma_is: SigmaIs = "variance"
+    activation: Activation = "tanh"
+    norm: bool = False
+
+    @nn.compact
+    def __call__(self, features: Array) -> tuple[Array, Array, Array]:
+        """``(variance [B, d], rotation [B, d (d - 1) / 2], weight [B, d])``."""
+        d = features.ndim - 2
+        channels = features.shape[-1]
+        features = NormalisedConv(channels, norm=self.norm, name="first")(features)
+        left, right = jnp.split(features, [channels // 2], axis=-1)
+        left = NormalisedConv(right.shape[-1], norm=self.norm, name="second")(activate(self.activation, left))
+        pooled = jnp.sum(left * jax.vmap(spatial_softmax)(right), axis=tuple(range(1, d + 1)))
+        pooled = activate(self.activation, nn.Dense(self.hidden, name="hidden")(pooled))
+        zeros = nn.initializers.zeros_init()
+        raw = nn.Dense(2 * d + d * (d - 1) // 2, kernel_init=zeros, name="output")(pooled)
+        sigma, weight, rotation = jnp.split(raw, [d, 2 * d], axis=-1)
+        sigma = nn.sigmoid(sigma) * self.sigma_max
+        variance = sigma if self.sigma_is == "variance" else sigma**2
+        return variance, nn.sigmoid(rotation) * jnp.pi, nn.tanh(weight)

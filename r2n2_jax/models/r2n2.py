@@ -1,0 +1,160 @@
+"""The recurrent registration neural network (figure 3, eq 7) on batches of image pairs ``[B, *spatial, 1]`` float32."""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from r2n2_jax.config import ModelConfig
+from r2n2_jax.models.gr2u import GR2U
+from r2n2_jax.models.parameter_net import ParameterNetwork
+from r2n2_jax.models.position_net import PositionNetwork
+from r2n2_jax.models.residual import NormalisedConv, activate
+from r2n2_jax.ops.gaussian import Gaussians, covariance, local_transformation
+from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.warp import inside, warp
+
+Array = jax.Array
+
+
+class Look(NamedTuple):
+    """What is carried from one look at the images to the next.
+
+    Attributes:
+        displacement: ``[B, *spatial, d]``, ``f_t``, normalised.
+        warped: ``[B, *spatial, 1]``, the ORIGINAL moving image under ``f_t``.
+        states: the C-GRU states ``h_t``, finest level first.
+    """
+
+    displacement: Array
+    warped: Array
+    states: tuple[Array, ...]
+
+
+class Sequence(NamedTuple):
+    """A registration, step by step.
+
+    Attributes:
+        gaussians: the local transformations, fields ``[T, B, ...]``.
+        warped: ``[T, B, *spatial, 1]``, the moving image under ``f_t``.
+        inside: ``[T, B, *spatial]`` bool, where ``x + f_t(x)`` is inside the moving image.
+        displacement: ``[B, *spatial, d]``, the final ``f_T``, normalised.
+    """
+
+    gaussians: Gaussians
+    warped: Array
+    inside: Array
+    displacement: Array
+
+
+class RegistrationStep(nn.Module):
+    r"""One look: :math:`f_t = f_{t-1} + l(x, g_\theta(F, M \circ f_{t-1}))`.
+
+    Attributes:
+        config: the architecture.
+        noise: draw the training noise (needs the ``noise`` random stream).
+    """
+
+    config: ModelConfig
+    noise: bool = False
+
+    @nn.compact
+    def __call__(self, look: Look, fixed: Array, moving: Array) -> tuple[Look, tuple[Gaussians, Array, Array]]:
+        """The next look, and what it leaves behind: the local transformation, the warped image and its mask."""
+        gaussian, states = self._next_transformation(look, fixed)
+        points = coordinates(fixed.shape[1:-1])
+        local = jax.vmap(functools.partial(local_transformation, points))(
+            gaussian.position, covariance(gaussian.variance, gaussian.rotation), gaussian.weight
+        )
+        displacement = look.displacement + local
+        warped = jax.vmap(warp)(moving, displacement)
+        return Look(displacement, warped, states), (gaussian, warped, inside(points[None] + displacement))
+
+    def _next_transformation(self, look: Look, fixed: Array) -> tuple[Gaussians, tuple[Array, ...]]:
+        """``g_theta``: features at three resolutions, a position from each, shape and weight from the coarsest."""
+        c = self.config
+        norm = c.norm == "instance"
+        grid = jnp.broadcast_to(coordinates(fixed.shape[1:-1])[None], (*fixed.shape[:-1], c.ndim))
+        features = jnp.concatenate([fixed, look.warped, grid], axis=-1)
+        features = activate(c.activation, NormalisedConv(c.channels[0], 7, 2, norm, name="stem")(features))
+        states, positions, weights = [], [], []
+        for level, width in enumerate(c.channels[1:]):
+            unit = GR2U(c.residual_blocks, c.activation, norm, c.noise if self.noise else 0.0, name=f"gr2u_{level}")
+            features, state = unit(features, look.states[level])
+            position, weight = PositionNetwork(name=f"position_{level}")(features)
+            features = activate(c.activation, NormalisedConv(width, 3, 2, norm, name=f"down_{level}")(features))
+            states.append(state)
+            positions.append(position)
+            weights.append(weight)
+        head = ParameterNetwork(c.hidden, c.sigma_max, c.sigma_is, c.activation, norm, name="parameters")
+        return Gaussians(_weighted_mean(positions, weights), *head(features)), tuple(states)
+
+
+class R2N2(nn.Module):
+    """The recurrence: one ``RegistrationStep`` scanned over time, its weights the same at every step and for any ``steps``.
+
+    Attributes:
+        config: the architecture.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from r2n2_jax.config import ModelConfig
+        >>> network = R2N2(ModelConfig(resolution=32, steps=3, channels=(2, 4, 8, 16), hidden=8))
+        >>> pair = jnp.zeros((1, 32, 32, 1)), jnp.ones((1, 32, 32, 1))
+        >>> sequence, variables = network.init_with_output(jax.random.key(0), *pair)
+        >>> sequence.gaussians.position.shape, sequence.displacement.shape
+        ((3, 1, 2), (1, 32, 32, 2))
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, fixed: Array, moving: Array, *, steps: int | None = None, noise: bool = False, unroll: int = 1
+    ) -> Sequence:
+        """Registers a batch of standardised pairs.
+
+        Args:
+            fixed: ``[B, *spatial, 1]``, see ``ops.intensity.standardise``.
+            moving: the same shape.
+            steps: how many local transformations; by default the config's.
+            noise: draw the multiplicative training noise from the ``noise`` random stream.
+            unroll: steps per loop iteration; the same numbers, another program.
+
+        Returns:
+            the sequence of ``steps`` looks.
+        """
+        c = self.config
+        chex.assert_equal_shape([fixed, moving])
+        chex.assert_rank(fixed, c.ndim + 2)
+        chex.assert_axis_dimension(fixed, -1, 1)
+        length = c.steps if steps is None else steps
+        cell = nn.remat(RegistrationStep, prevent_cse=False) if c.remat else RegistrationStep
+        scan = nn.scan(
+            cell,
+            variable_broadcast="params",
+            split_rngs={"params": False, "noise": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=length,
+            unroll=min(unroll, length),
+        )
+        last, (gaussians, warped, mask) = scan(c, noise, name="step")(_first_look(c, fixed, moving), fixed, moving)
+        return Sequence(gaussians, warped, mask, last.displacement)
+
+
+def _first_look(config: ModelConfig, fixed: Array, moving: Array) -> Look:
+    batch, *spatial = fixed.shape[:-1]
+    states = []
+    for channels in config.channels[:-1]:
+        spatial = [-(-n // 2) for n in spatial]
+        states.append(jnp.zeros((batch, *spatial, channels), fixed.dtype))
+    return Look(jnp.zeros((*fixed.shape[:-1], config.ndim), fixed.dtype), moving, tuple(states))
+
+
+def _weighted_mean(positions: list[Array], weights: list[Array]) -> Array:
+    """Eq 16. The tiny constant decides only where all weights vanish, which their sums of ``|p - q| = 2`` never quite reach."""
+    total = sum(weights) + 1e-12
+    return sum(weight * position for weight, position in zip(weights, positions, strict=True)) / total

@@ -1,0 +1,9 @@
+"""Pure, jitted array operations: one image at a time, float32, normalised units, 2D and 3D by shape.
+
+Images are ``[*spatial, C]``, points and displacements ``[..., d]`` in ``(x, y[, z])`` order on the domain ``[-1, 1]^d``.
+Nothing here imports another part of the package.
+"""
+
+from r2n2_jax.ops import gaussian, grid, intensity, jacobian, regularisers, similarity, spatial_softmax, warp
+
+__all__ = ["gaussian", "grid", "intensity", "jacobian", "regularisers", "similarity", "spatial_softmax", "warp"]

@@ -1,0 +1,124 @@
+"""Local Gaussian transformations (eqs 8 and 9), float32, normalised units, components in ``(x, y[, z])`` order."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class Gaussians(NamedTuple):
+    """``[...]`` local transformations: ``T`` of them, ``T x 7`` numbers in 2D and ``T x 12`` in 3D, are a whole registration.
+
+    Attributes:
+        position: ``[..., d]``, the centre, in the domain ``[-1, 1]^d``.
+        variance: ``[..., d]``, positive, the variances along the principal axes (the diagonal of eq 9).
+        rotation: ``[..., d (d - 1) / 2]``, radians: one angle in 2D, three in 3D (see ``rotation_matrix``).
+        weight: ``[..., d]``, the displacement at the centre.
+    """
+
+    position: Array
+    variance: Array
+    rotation: Array
+    weight: Array
+
+
+def rotation_matrix(rotation: Array) -> Array:
+    """The matrix ``R`` of eq 9.
+
+    In 2D ``R = [[cos a, -sin a], [sin a, cos a]]``. In 3D ``R = R_z(a) R_y(b) R_x(c)`` for ``rotation = (a, b, c)``. A
+    positive angle turns the first axis towards the second.
+
+    Args:
+        rotation: ``[..., 1]`` or ``[..., 3]``, radians.
+
+    Returns:
+        ``[..., d, d]`` with ``d`` 2 or 3.
+
+    Raises:
+        ValueError: for any other last axis.
+    """
+    cos, sin = jnp.cos(rotation), jnp.sin(rotation)
+    if rotation.shape[-1] == 1:
+        c, s = cos[..., 0], sin[..., 0]
+        return jnp.stack([jnp.stack([c, -s], -1), jnp.stack([s, c], -1)], -2)
+    if rotation.shape[-1] != 3:
+        raise ValueError(f"rotation needs 1 angle (2D) or 3 angles (3D) on its last axis, got shape {rotation.shape}")
+    (ca, cb, cc), (sa, sb, sc) = (jnp.moveaxis(part, -1, 0) for part in (cos, sin))
+    rows = (
+        (ca * cb, ca * sb * sc - sa * cc, ca * sb * cc + sa * sc),
+        (sa * cb, sa * sb * sc + ca * cc, sa * sb * cc - ca * sc),
+        (-sb, cb * sc, cb * cc),
+    )
+    return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
+
+
+@jax.jit
+def covariance(sigma: Array, rotation: Array) -> Array:
+    r"""The covariance of eq 9, :math:`\Sigma = R\,\mathrm{diag}(\sigma)\,R^T`.
+
+    As in the paper's equation, ``sigma`` stands on the diagonal itself: it is a VARIANCE. (The authors' released code reads it
+    as a standard deviation; square it before calling to get theirs.)
+
+    Args:
+        sigma: ``[..., d]``, positive.
+        rotation: ``[..., d (d - 1) / 2]``, radians.
+
+    Returns:
+        ``[..., d, d]``, symmetric positive definite.
+    """
+    matrix = rotation_matrix(rotation)
+    chex.assert_equal_shape_suffix([sigma, matrix], 1)
+    return jnp.einsum("...ij,...j,...kj->...ik", matrix, sigma, matrix)
+
+
+@jax.jit
+def local_transformation(points: Array, position: Array, covariance: Array, weight: Array) -> Array:
+    r"""One Gaussian deformation (eq 8) at any points.
+
+    .. math:: l(x) = v \exp\!\left(-\tfrac12 (x - p)^T \Sigma^{-1} (x - p)\right)
+
+    Args:
+        points: ``[..., d]``, where to evaluate, of any batch shape.
+        position: ``[d]``, the centre ``p``.
+        covariance: ``[d, d]``, ``Sigma``.
+        weight: ``[d]``, the displacement ``v`` at the centre.
+
+    Returns:
+        ``[..., d]``, the displacement at each point.
+    """
+    dimension = points.shape[-1]
+    chex.assert_shape([position, weight], (dimension,))
+    chex.assert_shape(covariance, (dimension, dimension))
+    offset = points - position.reshape((1,) * (points.ndim - 1) + (dimension,))
+    exponent = jnp.einsum("...i,ij,...j->...", offset, _inverse(covariance), offset)
+    return jnp.exp(-0.5 * exponent)[..., None] * weight.reshape((1,) * (points.ndim - 1) + (dimension,))
+
+
+@jax.jit
+def displacement(gaussians: Gaussians, points: Array) -> Array:
+    """The sum of ``T`` local transformations (eq 7 unrolled) at any points: exact on every grid.
+
+    Args:
+        gaussians: fields with one leading axis ``T``.
+        points: ``[..., d]``.
+
+    Returns:
+        ``[..., d]``, normalised units.
+    """
+
+    def add(total: Array, one: Gaussians) -> tuple[Array, None]:
+        return total + local_transformation(points, one.position, covariance(one.variance, one.rotation), one.weight), None
+
+    return jax.lax.scan(add, jnp.zeros_like(points), gaussians)[0]
+
+
+def _inverse(matrix: Array) -> Array:
+    """The inverse of one 2x2 or 3x3 matrix by its adjugate: a few products where LAPACK would cost a call at every step."""
+    if matrix.shape[-1] == 2:
+        (a, b), (c, d) = matrix
+        return jnp.array([[d, -b], [-c, a]]) / (a * d - b * c)
+    adjugate = jnp.stack([jnp.cross(matrix[i - 2], matrix[i - 1]) for i in range(3)], axis=-1)
+    return adjugate / jnp.dot(matrix[0], adjugate[:, 0])

@@ -1,0 +1,35 @@
+"""Pixel-centre coordinates on the image domain ``[-1, 1]^d``, float32, in ``(x, y[, z])`` order."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def coordinates(shape: tuple[int, ...]) -> Array:
+    """The domain coordinates of every pixel centre.
+
+    The grid is corner-aligned: along an axis of ``n`` pixels the centres lie at ``linspace(-1, 1, n)``. A single pixel lies
+    at ``0``. The components run against the array axes: ``x`` belongs to the LAST spatial axis.
+
+    Args:
+        shape: spatial shape, ``(H, W)`` or ``(D, H, W)``.
+
+    Returns:
+        ``[*shape, d]`` in ``(x, y[, z])`` order.
+    """
+    axes = [jnp.linspace(-1.0, 1.0, n) if n > 1 else jnp.zeros(1) for n in shape]
+    mesh = jnp.meshgrid(*axes, indexing="ij")
+    return jnp.stack(mesh[::-1], axis=-1).astype(jnp.float32)
+
+
+def half_extent(shape: Sequence[int]) -> tuple[float, ...]:
+    """Pixels per normalised unit, ``(n - 1) / 2`` for each component in ``(x, y[, z])`` order.
+
+    A displacement of ``1`` along ``x`` is ``half_extent(shape)[0]`` pixels.
+    """
+    return tuple((n - 1) / 2 for n in reversed(shape))

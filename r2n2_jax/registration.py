@@ -1,0 +1,195 @@
+"""The public API: load a checkpoint, register a pair or a series. Images ``[*spatial]``, any range, NumPy in and out."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r2n2_jax.config import Config, ModelConfig
+from r2n2_jax.data.series import fixed_frame
+from r2n2_jax.errors import InputError
+from r2n2_jax.io import check_pixels
+from r2n2_jax.models.r2n2 import R2N2
+from r2n2_jax.ops.gaussian import Gaussians, displacement
+from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.intensity import resample, standardise
+from r2n2_jax.ops.warp import inside, warp
+from r2n2_jax.training.checkpoint import Checkpoints
+
+Array = jax.Array
+
+_PAIRS_AT_ONCE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Registration:
+    """A registered pair, or a series of them with a frame axis in front of every array.
+
+    Attributes:
+        displacement: ``[*spatial, d]`` in ``(x, y[, z])`` order, normalised, on the fixed image's own grid:
+            ``warped(x) = moving(x + displacement(x))``.
+        warped: ``[*spatial]``, the moving image in the fixed image's position, in its own intensities; zero where it is not
+            ``inside``.
+        inside: ``[*spatial]`` bool, the pixels that see the moving image.
+        parameters: the ``steps`` local transformations, fields ``[steps, ...]``; they ARE the result.
+        steps: how many.
+        fixed_frame: index of the frame a series was registered to; None for a pair.
+    """
+
+    displacement: np.ndarray
+    warped: np.ndarray
+    inside: np.ndarray
+    parameters: Gaussians
+    steps: int
+    fixed_frame: int | None = None
+
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """Fixed points ``[..., d]`` (normalised) carried to their places in the moving image, exactly: ``x + f(x)``.
+
+        For a series the result has the frame axis in front.
+        """
+        points = jnp.asarray(points, jnp.float32)
+        field = _displacement if self.fixed_frame is None else jax.vmap(_displacement, in_axes=(0, None))
+        carried = field(self.parameters, points)
+        return np.asarray(points[(None,) * (carried.ndim - points.ndim)] + carried)
+
+
+class Registrar:
+    """A trained network.
+
+    Attributes:
+        config: what it was trained with.
+        params: its weights.
+    """
+
+    def __init__(self, config: Config, params: Any):
+        self.config = config
+        self.params = params
+
+    def register(self, fixed: np.ndarray, moving: np.ndarray, *, steps: int | None = None) -> Registration:
+        """Registers one pair.
+
+        Args:
+            fixed: ``[*spatial]``, of any size and intensity range.
+            moving: the same shape.
+            steps: local transformations; by default as many as in training.
+
+        Raises:
+            InputError: where the images do not match the model or each other, are not finite, or constant.
+        """
+        fixed, moving = np.asarray(fixed, np.float32), np.asarray(moving, np.float32)
+        self._check(fixed, "the fixed image")
+        self._check(moving, "the moving image")
+        if fixed.shape != moving.shape:
+            raise InputError(f"the fixed image has the shape {fixed.shape}, the moving one {moving.shape}; they must be equal")
+        result = self._run(fixed[None], moving[None], steps)
+        return jax.tree.map(lambda array: np.asarray(array[0]), result)
+
+    def register_series(self, frames: np.ndarray, fixed: int | None = None, *, steps: int | None = None) -> Registration:
+        """Registers every frame of a series to one of them.
+
+        Args:
+            frames: ``[T, *spatial]``, at least two.
+            fixed: index of the frame that stays; by default the one nearest the mean position of the motion.
+            steps: local transformations per frame; by default as many as in training.
+
+        Raises:
+            InputError: see ``register``; or where there is one frame, or no frame ``fixed``.
+        """
+        frames = np.asarray(frames, np.float32)
+        if frames.ndim != self.config.model.ndim + 1 or len(frames) < 2:
+            raise InputError(f"a series of shape {frames.shape}; frames [T, *spatial] with T at least 2 are needed")
+        for index, frame in enumerate(frames):
+            self._check(frame, f"frame {index}")
+        index = fixed_frame(frames) if fixed is None else fixed
+        if not 0 <= index < len(frames):
+            raise InputError(f"no frame {index} in a series of {len(frames)}")
+        result = self.register_batch(np.broadcast_to(frames[index], frames.shape), frames, steps=steps)
+        return dataclasses.replace(result, fixed_frame=index)
+
+    def register_batch(self, fixed: np.ndarray, moving: np.ndarray, *, steps: int | None = None) -> Registration:
+        """Registers many pairs ``[N, *spatial]`` that were checked already; every array has the axis ``N`` in front."""
+        parts = []
+        for start in range(0, len(fixed), _PAIRS_AT_ONCE):
+            chunk = np.arange(start, min(start + _PAIRS_AT_ONCE, len(fixed)))
+            # A last, shorter chunk is filled up: every chunk runs the same compiled program.
+            filled = np.resize(chunk, min(_PAIRS_AT_ONCE, len(fixed)))
+            kept = slice(len(chunk))
+            result = self._run(fixed[filled], moving[filled], steps)
+            parts.append(jax.tree.map(lambda array, kept=kept: np.asarray(array[kept]), result))
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+    def _run(self, fixed: np.ndarray, moving: np.ndarray, steps: int | None) -> Registration:
+        model = self.config.model
+        count = model.steps if steps is None else steps
+        if count < 1:
+            raise InputError(f"{count} steps; at least one is needed")
+        gaussians = propose(self.params, model, fixed, moving, steps=count)
+        field, warped, mask = _apply(gaussians, moving)
+        return Registration(field, warped, mask, gaussians, count)
+
+    def _check(self, image: np.ndarray, name: str) -> None:
+        if image.ndim != self.config.model.ndim:
+            raise InputError(f"{name} is {image.ndim}D, of shape {image.shape}; this model registers {self.config.model.ndim}D")
+        check_pixels(image, name)
+
+
+jax.tree_util.register_dataclass(
+    Registration,
+    data_fields=["displacement", "warped", "inside", "parameters"],
+    meta_fields=["steps", "fixed_frame"],
+)
+
+
+def load(checkpoint: str | Path) -> Registrar:
+    """The network of a training run at its best validation.
+
+    Args:
+        checkpoint: the run's ``--workdir``.
+
+    Raises:
+        InputError: where there is no checkpoint.
+    """
+    checkpoints = Checkpoints(Path(checkpoint))
+    try:
+        return Registrar(*checkpoints.restore_best())
+    finally:
+        checkpoints.close()
+
+
+@functools.partial(jax.jit, static_argnames=("model", "steps"))
+def propose(params: Any, model: ModelConfig, fixed: Array, moving: Array, *, steps: int) -> Gaussians:
+    """The network's local transformations for a batch of raw images.
+
+    Args:
+        params: the weights.
+        model: the architecture.
+        fixed: ``[B, *spatial]``, any size and range.
+        moving: the same shape.
+        steps: how many.
+
+    Returns:
+        fields ``[B, steps, ...]``.
+    """
+
+    def prepare(image: Array) -> Array:
+        return standardise(resample(image[..., None], (model.resolution,) * model.ndim))
+
+    sequence = R2N2(model).apply({"params": params}, jax.vmap(prepare)(fixed), jax.vmap(prepare)(moving), steps=steps)
+    return jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), sequence.gaussians)
+
+
+@jax.jit
+def _apply(gaussians: Gaussians, moving: Array) -> tuple[Array, Array, Array]:
+    """Displacement, warped image and mask on the moving images' own grid: ``[B, ...]``."""
+    points = coordinates(moving.shape[1:])
+    field = jax.vmap(displacement, in_axes=(0, None))(gaussians, points)
+    warped = jax.vmap(warp)(moving[..., None], field)[..., 0]
+    return field, warped, inside(points[None] + field)
+
+
+_displacement = jax.jit(displacement)

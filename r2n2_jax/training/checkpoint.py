@@ -1,0 +1,122 @@
+"""Checkpoints: weights, optimiser, step, random key and config, kept by orbax under ``WORKDIR/checkpoints``."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from r2n2_jax.config import Config, from_dict, to_dict
+from r2n2_jax.errors import InputError
+from r2n2_jax.training.state import TrainState, init_params, init_state
+
+_policies = ocp.checkpoint_managers
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last and the best, by a score where lower is better.
+
+    Writing is atomic: a run killed while it writes finds its previous checkpoint.
+
+    Args:
+        workdir: the run's folder.
+        create: make the folder where it is missing (to train), or refuse it (to read).
+
+    Raises:
+        InputError: where there is nothing to read.
+    """
+
+    def __init__(self, workdir: Path, *, create: bool = False):
+        self._workdir = workdir
+        folder = workdir / "checkpoints"
+        if not create and not folder.is_dir():
+            raise InputError(f"{workdir}: no checkpoint here; name the --workdir of a training run")
+        policy = _policies.AnyPreservationPolicy(
+            [_policies.LatestN(1), _policies.BestN(get_metric_fn=lambda metrics: metrics["score"], reverse=True, n=1)]
+        )
+        options = ocp.CheckpointManagerOptions(
+            create=create,
+            best_fn=lambda metrics: metrics["score"],
+            best_mode="min",
+            preservation_policy=policy,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=create,
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    @property
+    def latest(self) -> int | None:
+        """The last step saved, or None."""
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int:
+        """The step of the best score.
+
+        Raises:
+            InputError: where no checkpoint was finished yet.
+        """
+        step = self._manager.best_step()
+        if step is None:
+            raise InputError(f"{self._workdir}: no finished checkpoint here yet; train on with the same --workdir")
+        return step
+
+    def save(self, state: TrainState, config: Config, score: float) -> None:
+        """Writes one checkpoint."""
+        rest = {"opt_state": state.opt_state, "step": state.step, "key": jax.random.key_data(state.key)}
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                rest=ocp.args.StandardSave(rest),
+                config=ocp.args.JsonSave(to_dict(config)),
+            ),
+            metrics={"score": score},
+        )
+
+    def restore(self, config: Config) -> TrainState:
+        """The last state, to train on."""
+        template = jax.eval_shape(lambda: init_state(config))
+        rest = {
+            "opt_state": template.opt_state,
+            "step": template.step,
+            "key": jax.eval_shape(jax.random.key_data, template.key),
+        }
+        saved = self._manager.restore(
+            self.latest,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(_on_this_device(template.params)),
+                rest=ocp.args.StandardRestore(_on_this_device(rest)),
+            ),
+        )
+        key = jax.random.wrap_key_data(saved.rest["key"])
+        return TrainState(saved.params, saved.rest["opt_state"], saved.rest["step"], key)
+
+    def restore_best(self) -> tuple[Config, Any]:
+        """The config and the weights of the best step, to register with."""
+        config = self.config(self.best)
+        template = _on_this_device(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
+        args = ocp.args.Composite(params=ocp.args.StandardRestore(template))
+        return config, self._manager.restore(self.best, args=args).params
+
+    def config(self, step: int) -> Config:
+        """The config that a checkpoint was made with.
+
+        Raises:
+            InputError: where this version cannot read it.
+        """
+        plain = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
+        try:
+            return from_dict(plain)
+        except ValueError as error:
+            raise InputError(f"{self._workdir}: a checkpoint of another version: {error}") from error
+
+    def close(self) -> None:
+        """Releases the folder."""
+        self._manager.close()
+
+
+def _on_this_device(template: Any) -> Any:
+    """Shapes that carry a sharding, so that a state saved on other devices lands on this one."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), template)

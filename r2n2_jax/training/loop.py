@@ -1,0 +1,134 @@
+"""The training loop: resume, step, validate, checkpoint."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from r2n2_jax.config import Config, differences, to_dict
+from r2n2_jax.data.dataset import Examples, Source
+from r2n2_jax.errors import InputError
+from r2n2_jax.io import read_json, write_json
+from r2n2_jax.training.checkpoint import Checkpoints
+from r2n2_jax.training.state import TrainState, init_state, learning_rate
+from r2n2_jax.training.step import make_train_step
+from r2n2_jax.training.validation import Validation, make_validate
+
+_REPORT_EVERY = 10
+_MOST_SKIPPED_IN_A_ROW = 20
+_PICTURES = 4
+
+
+class DivergedError(RuntimeError):
+    """The gradients are no longer finite."""
+
+
+def claim(workdir: Path, config: Config, data: str) -> None:
+    """Makes ``workdir`` this run's, or makes sure that it already is.
+
+    Args:
+        workdir: the run's folder.
+        config: the run's config, kept in ``config.json``.
+        data: what it trains on, kept there too.
+
+    Raises:
+        InputError: where the folder belongs to a run with another config or other data.
+    """
+    asked = {"data": {"source": data}, **to_dict(config)}
+    path = workdir / "config.json"
+    if path.exists():
+        changed = differences(read_json(path), asked)
+        if changed:
+            raise InputError(f"{workdir}: holds a run of another config ({'; '.join(changed)}); name a new --workdir")
+        return
+    if workdir.is_file() or (workdir.is_dir() and any(workdir.iterdir())):
+        raise InputError(f"{workdir}: holds something else than a training run; name a new or empty --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(path, asked)
+
+
+def train(config: Config, workdir: Path, source: Source, *, progress: bool = True) -> TrainState:
+    """Trains until ``config.training.steps``, from the last checkpoint of ``workdir`` where there is one.
+
+    Leaves checkpoints in ``workdir/checkpoints`` and curves in ``workdir/tensorboard``.
+
+    Raises:
+        DivergedError: where too many steps in a row had no finite gradient.
+    """
+    checkpoints = Checkpoints(workdir, create=True)
+    # Resume order: 1. the state, whose step says how far the run had come; 2. the data from that step on; 3. the curves,
+    # cleared of what a killed run wrote after its last checkpoint. The noise needs nothing: its key is in the state.
+    state = init_state(config) if checkpoints.latest is None else checkpoints.restore(config)
+    start = int(state.step)
+    total = config.training.steps
+    batches = source.batches(start)
+    examples = source.examples(config.training.validation_pairs)
+    train_step, validate = make_train_step(config), make_validate(config.model, examples)
+
+    with _curves(workdir, start) as writer, tqdm(total=total, initial=start, unit="step", disable=not progress) as bar:
+        shown: dict[str, Any] = {}
+        for step in range(start + 1, total + 1):
+            state, metrics = train_step(state, *next(batches))
+
+            if step % _REPORT_EVERY == 0 or step == total:
+                metrics = {name: float(value) for name, value in metrics.items()}
+                if metrics["skipped_in_a_row"] >= _MOST_SKIPPED_IN_A_ROW:
+                    raise DivergedError(
+                        f"step {step}: the last {metrics['skipped_in_a_row']:.0f} gradients were not finite; "
+                        f"start again in a new --workdir with a lower --optimiser.learning-rate"
+                    )
+                _write_scalars(writer, "train", metrics | {"learning_rate": _rate(config, step)}, step)
+                shown |= {"loss": f"{metrics['loss']:.4f}"}
+                if metrics["skipped"]:
+                    shown |= {"skipped": int(metrics["skipped"])}
+
+            if step % config.training.checkpoint_every == 0 or step == total:
+                found = validate(state.params)
+                _write_validation(writer, examples, found, step)
+                checkpoints.save(state, config, found.score)
+                shown |= {"val_mse": f"{found.mse:.4f}"} if found.tre_px is None else {"TRE": f"{found.tre_px:.2f}px"}
+
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
+    checkpoints.close()
+    return state
+
+
+@contextlib.contextmanager
+def _curves(workdir: Path, start: int) -> Iterator[SummaryWriter]:
+    writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def _rate(config: Config, step: int) -> float:
+    return float(learning_rate(config.optimiser, config.training.steps)(step - 1))
+
+
+def _write_scalars(writer: SummaryWriter, group: str, values: dict[str, float], step: int) -> None:
+    for name, value in values.items():
+        writer.add_scalar(f"{group}/{name}", value, step)
+
+
+def _write_validation(writer: SummaryWriter, examples: Examples, found: Validation, step: int) -> None:
+    values = {"mse": found.mse} if found.tre_px is None else {"mse": found.mse, "tre_px": found.tre_px}
+    _write_scalars(writer, "validation", values, step)
+    if examples.fixed.ndim == 4:
+        writer.add_image("validation/fixed_moving_warped_difference", _montage(examples, found), step, dataformats="HW")
+    writer.flush()
+
+
+def _montage(examples: Examples, found: Validation) -> np.ndarray:
+    """A row a pair: fixed, moving, warped, and |fixed - warped|; uint8."""
+    fixed, moving, warped = (
+        np.asarray(jax.device_get(images[:_PICTURES]))[..., 0] for images in (examples.fixed, examples.moving, found.warped)
+    )
+    rows = np.concatenate([fixed + 2.0, moving + 2.0, warped + 2.0, 2.0 * np.abs(fixed - warped)], axis=2)
+    return (np.clip(rows.reshape(-1, rows.shape[-1]) / 4.0, 0.0, 1.0) * 255.0).astype(np.uint8)

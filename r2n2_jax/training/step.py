@@ -1,0 +1,63 @@
+"""One training step: register a batch, measure eq 6, follow its gradient."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from r2n2_jax.config import Config, ModelConfig
+from r2n2_jax.losses import sequence_loss
+from r2n2_jax.models.r2n2 import R2N2
+from r2n2_jax.training.state import TrainState, make_optimiser
+
+Array = jax.Array
+
+
+def make_train_step(config: Config) -> Callable[[TrainState, Array, Array], tuple[TrainState, dict[str, Array]]]:
+    """The jitted step ``(state, fixed, moving) -> (state, metrics)``; the old state's memory is reused.
+
+    ``fixed`` and ``moving`` are standardised batches ``[B, *spatial, 1]``. The metrics are scalars: the loss and its terms, the
+    gradient's norm before clipping, and how many steps were skipped so far, ``skipped``, and just now in a row,
+    ``skipped_in_a_row``.
+    """
+    network = R2N2(config.model)
+    optimiser = make_optimiser(config.optimiser, config.training.steps)
+    unroll = training_unroll(config.model)
+
+    def loss(params: Any, key: Array, fixed: Array, moving: Array) -> tuple[Array, dict[str, Array]]:
+        sequence = network.apply({"params": params}, fixed, moving, noise=True, unroll=unroll, rngs={"noise": key})
+        # The sequence has time in front of the batch; the loss is per pair.
+        each = jax.vmap(sequence_loss, in_axes=(0, 1, 1, 0, None))
+        losses, terms = each(fixed, sequence.warped, sequence.inside, sequence.displacement, config.optimiser.tv_weight)
+        return jnp.mean(losses), jax.tree.map(jnp.mean, terms)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_step(state: TrainState, fixed: Array, moving: Array) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(state.key, state.step)
+        (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, key, fixed, moving)
+        updates, opt_state = optimiser.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": value,
+            **terms,
+            "gradient_norm": optax.global_norm(gradient),
+            "skipped": opt_state.total_notfinite,
+            "skipped_in_a_row": opt_state.notfinite_count,
+        }
+        return TrainState(params, opt_state, state.step + 1, state.key), metrics
+
+    return train_step
+
+
+def training_unroll(config: ModelConfig) -> int:
+    """Steps per loop iteration in the training step.
+
+    XLA's CPU backend differentiates convolutions inside a loop several times slower than outside, so there the whole sequence
+    is laid out; elsewhere the loop keeps the program small.
+    """
+    if config.unroll is not None:
+        return config.unroll
+    return config.steps if jax.default_backend() == "cpu" else 1

@@ -1,0 +1,69 @@
+"""Trains a network: ``python train.py --workdir DIR`` on the built-in phantom, with ``--data FOLDER`` on your own series."""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from r2n2_jax.command_line import announce_device, parse, run
+from r2n2_jax.config import PRESETS, Config
+from r2n2_jax.data.dataset import PhantomSource, SeriesSource, Source
+from r2n2_jax.data.series import find_patients, read_series
+from r2n2_jax.data.splits import claim_splits
+from r2n2_jax.evaluation.report import evaluate, phantom_pairs, series_pairs
+from r2n2_jax.evaluation.tables import print_table
+from r2n2_jax.registration import load
+from r2n2_jax.training.loop import claim, train
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What ``train.py`` is told."""
+
+    workdir: Path
+    """Folder of the run: checkpoints, curves, results. The same command on the same folder goes on where it stopped."""
+    data: Path | None = None
+    """Folder of 2D+t files, one a patient; without it the built-in phantom."""
+    preset: Literal["small", "paper"] = "small"
+    """Where the config below starts from: small learns in minutes on a CPU, paper has the paper's numbers."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = PRESETS["small"]
+
+
+def main() -> None:
+    """Trains, then registers unseen pairs and says how well."""
+    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    chosen.add_argument("--preset", default="small")
+    preset = chosen.parse_known_args()[0].preset
+    default = Arguments(tyro.MISSING, None, preset, PRESETS.get(preset, PRESETS["small"]))
+    arguments = parse(Arguments, default=default, description=__doc__)
+    workdir, config = arguments.workdir, arguments.config
+
+    patients = None if arguments.data is None else find_patients(arguments.data)
+    series = None if patients is None else read_series(patients, progress=True)
+    claim(workdir, config, "phantom" if arguments.data is None else str(arguments.data.resolve()))
+    announce_device()
+    source: Source = PhantomSource(config)
+    if series is not None:
+        splits = claim_splits(workdir, patients, config.training.seed)
+        train_series, validation, test = (
+            [one for one in series if one.patient in splits[split]] for split in ("train", "validation", "test")
+        )
+        source = SeriesSource(train_series, validation, config)
+        print(f"{len(patients)} patients: " + ", ".join(f"{len(members)} {split}" for split, members in splits.items()))
+    train(config, workdir, source)
+
+    registrar = load(workdir)
+    if series is None:
+        title, pairs = "unseen phantom pairs", phantom_pairs(registrar, config.training.validation_pairs)
+    else:
+        title, pairs = "unseen patients", series_pairs(test or validation)
+    print_table(evaluate(registrar, pairs, workdir), title)
+    print(f"picture: {workdir / 'registration.png'}   figures: {workdir / 'results.json'}")
+    print(f"curves: tensorboard --logdir {workdir}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
