@@ -19,6 +19,9 @@ from r2n2_jax.registration import load
 from r2n2_jax.training.loop import claim, train
 
 
+_TEST_PAIRS = 64
+
+
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """What ``train.py`` is told."""
@@ -57,7 +60,7 @@ def main() -> None:
 
     registrar = load(workdir)
     if series is None:
-        title, pairs = "unseen phantom pairs", phantom_pairs(registrar, config.training.validation_pairs)
+        title, pairs = "unseen phantom pairs", phantom_pairs(registrar, _TEST_PAIRS)
     else:
         title, pairs = "unseen patients", series_pairs(test or validation)
     print_table(evaluate(registrar, pairs, workdir), title)

@@ -144,8 +144,8 @@ class Config:
 PRESETS = {
     "small": Config(
         model=ModelConfig(resolution=64, steps=8, channels=(8, 16, 32, 64), hidden=256, noise=0.0, remat=False),
-        optimiser=OptimiserConfig(learning_rate=2e-3, warmup=50, decay="cosine"),
-        training=TrainingConfig(steps=1000, batch=8, checkpoint_every=100, validation_pairs=64),
+        optimiser=OptimiserConfig(learning_rate=1.5e-3, warmup=50, decay="cosine"),
+        training=TrainingConfig(steps=850, batch=8, checkpoint_every=100, validation_pairs=32),
     ),
     "paper": Config(),
 }

@@ -1,0 +1,93 @@
+"""The cell and the whole sequence against the independent float64 NumPy version, and against what must differ from it."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import Reference
+
+from r2n2_jax.config import ModelConfig
+from r2n2_jax.models.conv_gru import ConvGRU
+from r2n2_jax.models.r2n2 import R2N2
+
+CONFIG = ModelConfig(resolution=32, steps=4, channels=(4, 6, 8, 10), hidden=12, noise=0.0, remat=False)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("steps", "noise"))
+def apply(config, params, fixed, moving, key=None, **options):
+    rngs = None if key is None else {"noise": key}
+    return R2N2(config).apply({"params": params}, fixed, moving, rngs=rngs, **options)
+
+
+def smooth_pair(key):
+    """Two smooth images that vanish at the border: there the zero outside is a jump, and rounding decides its side."""
+    images = jax.image.resize(jax.random.normal(key, (2, 7, 6)), (2, 32, 28), "cubic")
+    window = jnp.sin(jnp.linspace(0, jnp.pi, 32))[:, None] * jnp.sin(jnp.linspace(0, jnp.pi, 28))[None]
+    return (2.0 * images * window[None])[..., None]
+
+
+def random_params(config, seed=0):
+    """Weights of useful size everywhere: the zeros that training starts from would hide mistakes."""
+    pair = jnp.zeros((1, *(32,) * config.ndim, 1))
+    shapes = jax.eval_shape(lambda: R2N2(config).init(jax.random.key(0), pair, pair, steps=1))["params"]
+    random = np.random.default_rng(seed)
+
+    def draw(leaf):
+        fan_in = np.prod(leaf.shape[:-1])
+        scale = 1.0 / np.sqrt(fan_in) if leaf.ndim > 1 else 0.1
+        return jnp.asarray(scale * random.normal(size=leaf.shape), jnp.float32)
+
+    return jax.tree.map(draw, shapes)
+
+
+def both(config, key, **mistakes):
+    """The network's sequence and the reference's, on the same weights and images."""
+    params, (fixed, moving) = random_params(config), smooth_pair(key)
+    ours = apply(config, params, fixed[None], moving[None])
+    plain = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)["step"]
+    options = {"activation": config.activation, "sigma_max": config.sigma_max, "std": config.sigma_is == "std"}
+    reference = Reference(plain, **options | mistakes)
+    images = (np.asarray(image[..., 0], np.float64) for image in (fixed, moving))
+    return ours, reference.sequence(*images, config.steps, config.channels[:-1])
+
+
+VARIANTS = {
+    "paper": CONFIG,
+    "authors": dataclasses.replace(CONFIG, activation="leaky_relu", norm="instance", sigma_is="std"),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sequence_equals_numpy(variant, key):
+    config = VARIANTS[variant]
+    ours, (field, looks) = both(config, key)
+    assert np.abs(field).max() > 0.05, "a field this small would prove nothing"
+    np.testing.assert_allclose(ours.displacement[0], field, atol=1e-5)
+    for t, (warped, (position, variance, angle, weight)) in enumerate(looks):
+        np.testing.assert_allclose(ours.warped[t, 0, ..., 0], warped, atol=1e-5)
+        np.testing.assert_allclose(ours.gaussians.position[t, 0], position, atol=1e-5)
+        np.testing.assert_allclose(ours.gaussians.variance[t, 0], variance, atol=1e-5)
+        np.testing.assert_allclose(ours.gaussians.rotation[t, 0, 0], angle, atol=1e-5)
+        np.testing.assert_allclose(ours.gaussians.weight[t, 0], weight, atol=1e-5)
+
+
+@pytest.mark.parametrize("mistake", [{"reset_late": True}, {"warp_warped": True}, {"skip": False}])
+def test_mistakes_are_noticed(mistake, key):
+    ours, (field, _) = both(CONFIG, key, **mistake)
+    assert np.abs(np.asarray(ours.displacement[0]) - field).max() > 1e-3
+
+
+def test_gru_equals_numpy(key):
+    x, h = jax.random.normal(key, (2, 1, 9, 7, 5))
+    cell = ConvGRU(5)
+    params = cell.init(key, x, h)["params"]
+    output, state = cell.apply({"params": params}, x, h)
+    plain = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    expected = Reference({}).gru(plain, np.asarray(x[0], np.float64), np.asarray(h[0], np.float64))
+    np.testing.assert_allclose(state[0], expected, atol=1e-5)
+    np.testing.assert_array_equal(output, state)
+    late = Reference({}, reset_late=True).gru(plain, np.asarray(x[0], np.float64), np.asarray(h[0], np.float64))
+    assert np.abs(late - expected).max() > 1e-3
