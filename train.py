@@ -12,12 +12,11 @@ from r2n2_jax.command_line import announce_device, parse, run
 from r2n2_jax.config import PRESETS, Config
 from r2n2_jax.data.dataset import PhantomSource, SeriesSource, Source
 from r2n2_jax.data.series import find_patients, read_series
-from r2n2_jax.data.splits import claim_splits
+from r2n2_jax.data.splits import claim_splits, split_patients
 from r2n2_jax.evaluation.report import evaluate, phantom_pairs, series_pairs
 from r2n2_jax.evaluation.tables import print_table
 from r2n2_jax.registration import load
 from r2n2_jax.training.loop import claim, train
-
 
 _TEST_PAIRS = 64
 
@@ -40,17 +39,19 @@ def main() -> None:
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     chosen.add_argument("--preset", default="small")
     preset = chosen.parse_known_args()[0].preset
-    default = Arguments(tyro.MISSING, None, preset, PRESETS.get(preset, PRESETS["small"]))
+    preset = preset if preset in PRESETS else "small"  # an unknown one is the parser's to refuse
+    default = Arguments(tyro.MISSING, None, preset, PRESETS[preset])
     arguments = parse(Arguments, default=default, description=__doc__)
     workdir, config = arguments.workdir, arguments.config
 
     patients = None if arguments.data is None else find_patients(arguments.data)
+    splits = None if patients is None else split_patients(patients, config.training.seed)
     series = None if patients is None else read_series(patients, progress=True)
     claim(workdir, config, "phantom" if arguments.data is None else str(arguments.data.resolve()))
     announce_device()
     source: Source = PhantomSource(config)
     if series is not None:
-        splits = claim_splits(workdir, patients, config.training.seed)
+        claim_splits(workdir, splits)
         train_series, validation, test = (
             [one for one in series if one.patient in splits[split]] for split in ("train", "validation", "test")
         )

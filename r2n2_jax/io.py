@@ -1,10 +1,14 @@
 """Image files in and out: the only place that knows SimpleITK. Arrays are ``[*spatial]`` float32 in array order."""
 
 import contextlib
+import gzip
 import json
+import math
 import os
 import shutil
+import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,12 +111,17 @@ def check_same_grid(fixed_name: Path, fixed: Image, moving_name: Path, moving: I
 
 def write_image(path: Path, pixels: np.ndarray, geometry: Geometry) -> None:
     """Writes ``pixels [*geometry.shape]`` on the file grid of ``geometry``; the suffix decides the format."""
-    _write(path, sitk.GetImageFromArray(pixels.reshape(tuple(reversed(geometry.size)))), geometry)
+    _write(path, sitk.GetImageFromArray(pixels.reshape(tuple(reversed(geometry.size))), isVector=False), geometry)
 
 
 def write_displacement(path: Path, displacement: np.ndarray, geometry: Geometry) -> None:
-    """Writes a normalised field as an ITK displacement field: a vector image in millimetres, physical axes."""
+    """Writes a normalised field as an ITK displacement field: a vector image in millimetres, physical axes.
+
+    The field of a single slice is written as two equal slices: NIfTI readers take a vector image of one slice for a 2D one.
+    """
     vectors = to_physical_mm(displacement, geometry).astype(np.float32)
+    if len(geometry.size) == 3 and geometry.size[2] == 1:
+        vectors = np.repeat(vectors, 2, axis=0)
     _write(path, sitk.GetImageFromArray(vectors, isVector=True), geometry)
 
 
@@ -176,10 +185,51 @@ def _read(path: Path) -> sitk.Image:
         raise InputError(f"{path}: no such file")
     if path.is_dir():
         raise InputError(f"{path}: a folder; name one image file")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
+        with _without_itks_own_words():
+            reader.ReadImageInformation()
+            _check_whole(path, reader)
+            return reader.Execute()
+    except (RuntimeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: not an image that can be read (truncated, or not of a known format)") from error
+
+
+def _check_whole(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Raises EOFError for the two formats of which ITK reads a truncated file without a word: NIfTI and JPEG."""
+    if reader.HasMetaDataKey("vox_offset"):
+        axes = int(reader.GetMetaData("dim[0]"))
+        pixels = math.prod(int(reader.GetMetaData(f"dim[{axis}]")) for axis in range(1, axes + 1))
+        needed = float(reader.GetMetaData("vox_offset")) + pixels * int(reader.GetMetaData("bitpix")) // 8
+        if _uncompressed_size(path) < needed:
+            raise EOFError
+    elif path.suffix.lower() in (".jpg", ".jpeg"):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 64))
+            if b"\xff\xd9" not in file.read():
+                raise EOFError
+
+
+def _uncompressed_size(path: Path) -> int:
+    if path.suffix.lower() != ".gz":
+        return path.stat().st_size
+    with gzip.open(path) as file:
+        return file.seek(0, os.SEEK_END)
+
+
+@contextlib.contextmanager
+def _without_itks_own_words() -> Iterator[None]:
+    """Some of ITK's readers write to the process's error stream besides failing; the error is told once, by us."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _write(path: Path, image: sitk.Image, geometry: Geometry) -> None:

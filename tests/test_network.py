@@ -18,7 +18,7 @@ from r2n2_jax.training.state import init_params
 
 
 def test_the_paper_preset_has_its_number_of_parameters():
-    params = jax.eval_shape(lambda: init_params(PRESETS["paper"], jax.random.key(0)))
+    params = jax.eval_shape(lambda: init_params(jax.random.key(0), PRESETS["paper"]))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 3_593_611
 
 

@@ -59,7 +59,7 @@ def read_series(patients: dict[str, Path], *, progress: bool = False) -> list[Se
         InputError: see ``io.read_frames``.
     """
     series = []
-    for patient, path in tqdm(patients.items(), desc="reading", unit="patient", disable=not progress):
+    for patient, path in tqdm(patients.items(), desc="reading", unit="patient", disable=None if progress else True):
         pixels, spacing = read_frames(path)
         for index in range(pixels.shape[1]):
             frames = pixels[:, index]

@@ -30,21 +30,20 @@ def split_patients(patients: Iterable[str], seed: int) -> dict[Split, list[str]]
     return {split: sorted(members) for split, members in parts.items()}
 
 
-def claim_splits(workdir: Path, patients: Iterable[str], seed: int) -> dict[Split, list[str]]:
-    """The split of a run: made and written to ``splits.json`` the first time, read from there ever after.
+def claim_splits(workdir: Path, splits: dict[Split, list[str]]) -> None:
+    """Writes a run's split to ``splits.json``, or makes sure that it is the one written there before.
 
     Raises:
-        InputError: where the patients are not those of the split, or too few.
+        InputError: where the run began with another split, because the folder's patients have changed since.
     """
     path = workdir / "splits.json"
     if not path.exists():
-        write_json(path, split_patients(patients, seed))
-    splits = read_json(path)
-    known, found = {name for members in splits.values() for name in members}, set(patients)
-    if known != found:
-        changed = ", ".join(sorted(known ^ found))
+        write_json(path, splits)
+    saved = read_json(path)
+    if saved != splits:
+        known, found = ({name for members in split.values() for name in members} for split in (saved, splits))
+        changed = ", ".join(sorted(known ^ found)) or "split otherwise"
         raise InputError(f"{path}: the folder's patients are no longer those of this run ({changed}); name a new --workdir")
-    return splits
 
 
 def unseen_patients(workdir: Path, patients: dict[str, T]) -> dict[str, T]:

@@ -36,7 +36,7 @@ def series_pairs(series: Sequence[Series]) -> list[Pairs]:
 def evaluate(registrar: Registrar, batches: Sequence[Pairs], folder: Path, *, progress: bool = True) -> dict[str, Any]:
     """Registers and judges all pairs; writes ``results.json`` and ``registration.png`` (the median pair) to ``folder``."""
     measured = []
-    for pairs in tqdm(batches, desc="evaluating", disable=not progress):
+    for pairs in tqdm(batches, desc="evaluating", disable=None if progress else True):
         measured.append(measure(pairs, registrar.register_batch(pairs.fixed, pairs.moving)))
     metrics = concatenate(measured)
     batch, index = _median_pair(metrics.mse_network, [len(pairs.fixed) for pairs in batches])

@@ -95,7 +95,7 @@ class Checkpoints:
     def restore_best(self) -> tuple[Config, Any]:
         """The config and the weights of the best step, to register with."""
         config = self.config(self.best)
-        template = _on_this_device(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
+        template = _on_this_device(jax.eval_shape(lambda: init_params(jax.random.key(0), config)))
         args = ocp.args.Composite(params=ocp.args.StandardRestore(template))
         return config, self._manager.restore(self.best, args=args).params
 

@@ -53,7 +53,7 @@ def learning_rate(config: OptimiserConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, after], [config.warmup])
 
 
-def init_params(config: Config, key: Array) -> Any:
+def init_params(key: Array, config: Config) -> Any:
     """Fresh weights. They do not depend on the image size, so a small one stands in."""
     spatial = (32,) * config.model.ndim
     pair = jnp.zeros((1, *spatial, 1))
@@ -63,6 +63,6 @@ def init_params(config: Config, key: Array) -> Any:
 def init_state(config: Config) -> TrainState:
     """The state before the first step."""
     key_params, key_noise = jax.random.split(jax.random.key(config.training.seed))
-    params = init_params(config, key_params)
+    params = init_params(key_params, config)
     opt_state = make_optimiser(config.optimiser, config.training.steps).init(params)
     return TrainState(params, opt_state, jnp.zeros((), jnp.int32), key_noise)

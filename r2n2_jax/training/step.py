@@ -43,7 +43,7 @@ def make_train_step(config: Config) -> Callable[[TrainState, Array, Array], tupl
         metrics = {
             "loss": value,
             **terms,
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
             "skipped": opt_state.total_notfinite,
             "skipped_in_a_row": opt_state.notfinite_count,
         }

@@ -1,0 +1,206 @@
+"""The three commands: a small run from end to end, and one line with exit code 2 for every kind of bad input."""
+
+import importlib.util
+import json
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import ROOT
+from test_data import breathing_frames, write_patient
+from test_files import BAD, bad_images, ramp, write
+from test_training import CONFIG, TINY, fresh_state
+
+from r2n2_jax.command_line import run
+from r2n2_jax.training.checkpoint import Checkpoints
+
+
+def call(monkeypatch, capfd, script, *words):
+    """Exit code, standard output and standard error of a command, run in this process."""
+    spec = importlib.util.spec_from_file_location(f"command_{script}", ROOT / f"{script}.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
+    capfd.readouterr()
+    code = run(module.main)
+    output = capfd.readouterr()
+    return code, output.out, output.err
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    return lambda script, *words: call(monkeypatch, capfd, script, *words)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained network, saved as training saves it."""
+    workdir = tmp_path_factory.mktemp("run")
+    checkpoints = Checkpoints(workdir, create=True)
+    checkpoints.save(fresh_state()._replace(step=jnp.int32(1)), CONFIG, 1.0)
+    checkpoints.close()
+    return workdir
+
+
+def assert_one_line(code, err, *parts):
+    assert code == 2
+    (line,) = err.strip().splitlines()
+    assert line.startswith("error: ")
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.slow
+def test_train_eval_register_from_end_to_end(command, tmp_path):
+    run_folder, fixed, moving = tmp_path / "run", tmp_path / "fixed.mha", tmp_path / "moving.png"
+    code, out, err = command("train", "--workdir", run_folder, *TINY, "--training.steps=6")
+    assert code == 0, err
+    assert "TRE mean, px" in out
+    results = json.loads((run_folder / "results.json").read_text())
+    for stage in ("initial", "network"):
+        assert set(results["tre_px"][stage]) == {"mean", "median", "max"}
+        assert results["mse"][stage] > 0
+    assert results["folded_fraction"] >= 0
+    assert results["seconds_per_pair"] > 0
+    assert results["versions"]["jax"]
+    assert results["config"]["training"]["steps"] == 6
+    for name in ("registration.png", "config.json", "checkpoints", "tensorboard"):
+        assert (run_folder / name).exists()
+
+    # The same command again has nothing left to train; another config is refused.
+    assert command("train", "--workdir", run_folder, *TINY, "--training.steps=6")[0] == 0
+    code, _, err = command("train", "--workdir", run_folder, *TINY, "--training.steps=7")
+    assert_one_line(code, err, str(run_folder), "training.steps: 6 -> 7", "--workdir")
+
+    code, out, err = command("eval", "--checkpoint", run_folder, "--pairs", "3")
+    assert code == 0, err
+    assert json.loads((run_folder / "eval-phantom" / "results.json").read_text())["pairs"] == 3
+
+    frames, _ = breathing_frames()
+    pixels = (200 * (frames[:2] - frames.min()) / np.ptp(frames)).astype(np.uint8)
+    for path, image in zip((fixed, moving), pixels, strict=True):
+        sitk.WriteImage(sitk.GetImageFromArray(image), str(path))
+    code, out, err = command(
+        "register", "--checkpoint", run_folder, "--fixed", fixed, "--moving", moving, "--output", tmp_path / "o"
+    )
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+        "displacement.nii.gz", "parameters.json", "registration.png", "warped.nii.gz",
+    ]  # fmt: skip
+    parameters = json.loads((tmp_path / "o" / "parameters.json").read_text())
+    assert len(parameters["transformations"]) == parameters["steps"] == 2
+    numbers = sum(len(value) for value in parameters["transformations"][0].values())
+    assert numbers == 7
+    assert sitk.ReadImage(str(tmp_path / "o" / "displacement.nii.gz")).GetNumberOfComponentsPerPixel() == 2
+
+
+@pytest.mark.slow
+def test_train_and_eval_on_a_folder_of_series(command, tmp_path):
+    for patient in range(4):
+        frames, _ = breathing_frames(6, seed=patient)
+        write_patient(tmp_path / "data" / f"p{patient}.nii.gz", frames) if (tmp_path / "data").exists() else None
+        (tmp_path / "data").mkdir(exist_ok=True)
+        write_patient(tmp_path / "data" / f"p{patient}.nii.gz", frames)
+    code, out, err = command("train", "--workdir", tmp_path / "run", "--data", tmp_path / "data", *TINY, "--training.steps=6")
+    assert code == 0, err
+    assert "4 patients: 2 train, 1 validation, 1 test" in out
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["tre_px"] is None
+    assert results["pairs"] == 2 * 5
+    code, out, err = command("eval", "--checkpoint", tmp_path / "run", "--data", tmp_path / "data")
+    assert code == 0, err
+    assert "1 unseen patients" in out
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("which", ["fixed", "moving"])
+def test_register_with_a_bad_image(name, which, command, checkpoint, tmp_path):
+    bad, message = bad_images(tmp_path)[name]
+    good = write(tmp_path / "good.mha", ramp(12, 12))
+    images = {"fixed": good, "moving": good} | {which: bad}
+    words = [word for role, path in images.items() for word in (f"--{role}", path)]
+    code, _, err = command("register", "--checkpoint", checkpoint, *words, "--output", tmp_path / "out")
+    assert_one_line(code, err, str(bad), message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_register_with_images_that_do_not_match(command, checkpoint, tmp_path):
+    a, b = write(tmp_path / "a.mha", ramp(12, 14)), write(tmp_path / "b.mha", ramp(14, 12))
+    volume = write(tmp_path / "v.mha", ramp(12, 14, 10))
+    words = ["register", "--checkpoint", checkpoint, "--output", tmp_path / "out", "--fixed"]
+    assert_one_line(*command(*words, a, "--moving", b)[::2], str(b), "size (12, 14)", "(14, 12)")
+    assert_one_line(*command(*words, volume, "--moving", volume)[::2], "3D", "2D")
+
+
+def test_register_never_overwrites(command, checkpoint, tmp_path):
+    image = write(tmp_path / "a.mha", ramp(12, 14))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    words = ["--checkpoint", checkpoint, "--fixed", image, "--moving", image, "--output", tmp_path / "out"]
+    code, _, err = command("register", *words)
+    assert_one_line(code, err, "exists already")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_a_full_disk_leaves_nothing_behind(command, checkpoint, tmp_path, monkeypatch):
+    image = write(tmp_path / "a.mha", ramp(12, 14) ** 2)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("r2n2_jax.evaluation.report.write_json", full)
+    words = ["--checkpoint", checkpoint, "--fixed", image, "--moving", image, "--output", tmp_path / "out"]
+    code, _, err = command("register", *words)
+    assert_one_line(code, err, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mha"]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["train"], ["--workdir"]),
+        (["train", "--workdir", "W", "--model.nonsense", "3"], ["--model.nonsense"]),
+        (["train", "--workdir", "W", "--training.steps", "many"], ["--training.steps"]),
+        (["train", "--workdir", "W", "--training.steps", "0"], ["training.steps", "at least 1"]),
+        (["train", "--workdir", "W", "--preset", "huge"], ["huge", "small"]),
+        (["train", "--workdir", "W", "--data", "nowhere"], ["nowhere", "no such folder"]),
+        (["eval", "--checkpoint", "nowhere"], ["nowhere", "no checkpoint here"]),
+        (["eval", "--checkpoint", "nowhere", "--pairs", "0"], ["--pairs 0"]),
+        (["register", "--checkpoint", "nowhere", "--speed", "9"], ["--speed"]),
+    ],
+)
+def test_bad_words_get_one_line(words, parts, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command(*words)
+    assert_one_line(code, err, *parts)
+    assert list(tmp_path.iterdir()) == [], "something was left behind"
+
+
+def test_training_on_a_folder_that_cannot_be_used(command, tmp_path):
+    data, words = tmp_path / "data", ["train", "--workdir", tmp_path / "run", *TINY, "--data", tmp_path / "data"]
+    data.mkdir()
+    assert_one_line(*command(*words)[::2], str(data), "no series here")
+    frames, _ = breathing_frames()
+    write_patient(data / "a.nii.gz", frames)
+    assert_one_line(*command(*words)[::2], "only 1 patient")
+    (data / "b.nii.gz").write_bytes(b"nothing")
+    code, _, err = command(*words)
+    assert code == 2
+    assert "b.nii.gz: not an image" in err.strip().splitlines()[-1]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_workdir_that_holds_something_else_is_left_alone(command, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    code, _, err = command("train", "--workdir", tmp_path, *TINY)
+    assert_one_line(code, err, "holds something else")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_help_is_not_an_error(command):
+    with pytest.raises(SystemExit) as stopped:
+        command("train", "--help")
+    assert stopped.value.code == 0

@@ -1,0 +1,138 @@
+"""Series from a folder: found, split by patient, and served in an order that depends on the step alone."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from r2n2_jax.config import Config, ModelConfig, TrainingConfig
+from r2n2_jax.data.dataset import SeriesSource, at_resolution, series_examples
+from r2n2_jax.data.series import Series, find_patients, fixed_frame, read_series
+from r2n2_jax.data.splits import claim_splits, split_patients, unseen_patients
+from r2n2_jax.errors import InputError
+
+CONFIG = Config(model=ModelConfig(resolution=16), training=TrainingConfig(batch=3))
+
+
+def breathing_frames(count=12, shape=(20, 24), seed=0):
+    """A blob that moves up and down; returns the frames and the position in each."""
+    random = np.random.default_rng(seed)
+    position = 10 + 4 * np.sin(np.linspace(0.3, 9.0, count))
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    frames = np.stack([np.exp(-((y - p) ** 2 + (x - 11) ** 2) / 18) for p in position])
+    return (frames + 0.01 * random.normal(size=frames.shape)).astype(np.float32), position
+
+
+def write_patient(path, frames, spacing=(1.5, 2.0)):
+    image = sitk.GetImageFromArray(np.stack([frames, frames[::-1]], axis=1), isVector=False)
+    image.SetSpacing((*spacing, 8.0, 1.0))
+    sitk.WriteImage(image, str(path))
+
+
+def series(count, frames=5):
+    random = np.random.default_rng(1)
+    return [
+        Series(f"p{i}", 0, random.normal(size=(frames, 16, 16)).astype(np.float32), (1, 1), i % frames) for i in range(count)
+    ]
+
+
+def test_a_folder_of_files_becomes_series(tmp_path):
+    frames, _ = breathing_frames()
+    write_patient(tmp_path / "b.nii.gz", frames)
+    write_patient(tmp_path / "a.mha", frames)
+    (tmp_path / "notes.txt").write_text("not a series")
+    patients = find_patients(tmp_path)
+    assert list(patients) == ["a", "b"]
+    found = read_series(patients)
+    assert [(s.patient, s.slice) for s in found] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    np.testing.assert_allclose(found[0].frames, frames, atol=1e-6)
+    np.testing.assert_allclose(found[1].frames, frames[::-1], atol=1e-6)
+    np.testing.assert_allclose(found[2].spacing, (1.5, 2.0))
+
+
+def test_a_3d_file_is_one_slice_over_time(tmp_path):
+    frames, _ = breathing_frames()
+    sitk.WriteImage(sitk.GetImageFromArray(frames), str(tmp_path / "one.nrrd"))
+    (only,) = read_series(find_patients(tmp_path))
+    np.testing.assert_allclose(only.frames, frames, atol=1e-6)
+
+
+def test_two_files_of_one_patient_are_refused(tmp_path):
+    frames, _ = breathing_frames()
+    for suffix in ("nii", "mha"):
+        write_patient(tmp_path / f"a.{suffix}", frames)
+    with pytest.raises(InputError, match="both patient a"):
+        find_patients(tmp_path)
+
+
+def test_the_fixed_frame_is_nearest_the_mean_position():
+    frames, position = breathing_frames(30)
+    chosen = fixed_frame(frames)
+    assert abs(position[chosen] - position.mean()) < 1.0
+    assert np.abs(position - position.mean()).max() > 3.5
+
+
+def test_splits_share_no_patient_and_lose_none():
+    names = [f"p{i:02d}" for i in range(20)]
+    splits = split_patients(names, seed=0)
+    assert [len(splits[split]) for split in ("train", "validation", "test")] == [14, 3, 3]
+    assert sorted(name for members in splits.values() for name in members) == names
+    assert splits == split_patients(reversed(names), seed=0)
+    assert splits != split_patients(names, seed=1)
+    assert [len(part) for part in split_patients(names[:2], 0).values()] == [1, 1, 0]
+    with pytest.raises(InputError, match="only 1 patient"):
+        split_patients(names[:1], 0)
+
+
+def test_a_runs_split_is_written_once_and_kept(tmp_path):
+    names = [f"p{i}" for i in range(6)]
+    first = split_patients(names, seed=0)
+    for _ in range(2):
+        claim_splits(tmp_path, first)
+    with pytest.raises(InputError, match="p9"):
+        claim_splits(tmp_path, split_patients([*names, "p9"], seed=0))
+    assert list(unseen_patients(tmp_path, dict.fromkeys([*names, "new"]))) == [*first["test"], "new"]
+    with pytest.raises(InputError, match="none is left"):
+        unseen_patients(tmp_path, dict.fromkeys(first["train"]))
+
+
+def batches(start, count):
+    stream = SeriesSource(series(3), series(1), CONFIG).batches(start)
+    return [tuple(np.asarray(part) for part in next(stream)) for _ in range(count)]
+
+
+def test_batches_depend_on_the_step_alone():
+    """What makes a resumed run exact: starting at step 5 gives what a whole run sees from there, across an epoch's end."""
+    whole, resumed = batches(0, 9), batches(5, 4)
+    for a, b in zip(whole[5:], resumed, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any(np.abs(a[1] - b[1]).max() > 0 for a, b in zip(whole[:4], whole[4:8], strict=True)), "never shuffled anew"
+
+
+def test_an_epoch_has_every_pair_once_and_never_the_fixed_frame_twice():
+    data = at_resolution(series(3), 16)
+    expected = {(i, t) for i, s in enumerate(data) for t in range(5) if t != s.fixed}
+    seen = []
+    for fixed, moving in batches(0, 4):
+        assert fixed.shape == moving.shape == (3, 16, 16, 1)
+        for f, m in zip(fixed, moving, strict=True):
+            (pair,) = [
+                (i, t)
+                for i, s in enumerate(data)
+                for t in range(5)
+                if np.array_equal(s.frames[s.fixed], f[..., 0]) and np.array_equal(s.frames[t], m[..., 0])
+            ]
+            seen.append(pair)
+    assert set(seen) == expected
+    assert len(seen) == len(expected)
+
+
+def test_examples_are_spread_over_the_series():
+    assert series_examples(series(4), 100).fixed.shape == (16, 16, 16, 1)
+    assert series_examples(series(4), 6).moving.shape == (6, 16, 16, 1)
+
+
+def test_frames_are_standardised_at_the_models_resolution():
+    (one,) = at_resolution([Series("p", 0, *((breathing_frames()[0] * 100 + 7,)), (1, 1), 0)], 16)
+    assert one.frames.shape == (12, 16, 16)
+    assert np.abs(one.frames).max() <= 2.0
+    assert abs(one.frames.mean()) < 0.3

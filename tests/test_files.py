@@ -1,0 +1,221 @@
+"""Files and physical space: what is written opens in ITK at the right place and does there what it does here."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import SimpleITK as sitk
+
+from r2n2_jax.errors import InputError
+from r2n2_jax.geometry import Geometry, points_from_px, points_to_px, to_physical_mm, to_px
+from r2n2_jax.io import (
+    check_same_grid,
+    new_folder,
+    read_frames,
+    read_image,
+    write_displacement,
+    write_image,
+    write_json,
+)
+from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.warp import inside, warp
+
+
+def oblique(size, degrees=25.0):
+    """Anisotropic spacing, an origin, and axes turned by 25 degrees."""
+    d = len(size)
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    direction = np.eye(d)
+    direction[:2, :2] = [[c, -s], [s, c]]
+    return Geometry(size, (0.8, 2.5, 1.7)[:d], (-31.0, 12.5, 40.0)[:d], tuple(direction.ravel()))
+
+
+def smooth(random, shape, size):
+    noise = scipy.ndimage.gaussian_filter(random.normal(size=shape), 2.0)
+    return (size * noise / np.abs(noise).max()).astype(np.float32)
+
+
+def make_pair(geometry):
+    random = np.random.default_rng(0)
+    moving = smooth(random, geometry.shape, 100.0)
+    d = len(geometry.shape)
+    field = np.stack([smooth(random, geometry.shape, 0.25) for _ in range(d)], axis=-1)
+    return moving, field
+
+
+def itk_warp(moving_path, field_path):
+    moving, vectors = sitk.ReadImage(str(moving_path)), sitk.ReadImage(str(field_path), sitk.sitkVectorFloat64)
+    transform = sitk.DisplacementFieldTransform(vectors)
+    return sitk.GetArrayFromImage(sitk.Resample(moving, moving, transform, sitk.sitkLinear, 0.0))
+
+
+@pytest.mark.parametrize("size", [(31, 22), (21, 17, 14)])
+def test_itk_applies_the_written_field_as_we_do(size, tmp_path):
+    geometry = oblique(size)
+    moving, field = make_pair(geometry)
+    write_image(tmp_path / "moving.nii.gz", moving, geometry)
+    write_displacement(tmp_path / "field.nii.gz", field, geometry)
+    ours = np.asarray(warp(moving[..., None], field))[..., 0]
+    seen = np.asarray(inside(coordinates(geometry.shape) + field))
+    assert seen.mean() > 0.5
+
+    def disagreement():
+        return np.abs(itk_warp(tmp_path / "moving.nii.gz", tmp_path / "field.nii.gz") - ours)[seen].max() / np.ptp(moving)
+
+    assert disagreement() < 1e-3
+    mistakes = {
+        "flip": (field[..., ::-1], geometry),
+        "spacing": (field / np.array(geometry.spacing, np.float32), geometry),
+        "sign": (-field, geometry),
+    }
+    for wrong_field, wrong_geometry in mistakes.values():
+        write_displacement(tmp_path / "field.nii.gz", wrong_field, wrong_geometry)
+        assert disagreement() > 0.02
+    # Without the direction the vectors point along the array's axes, on a grid that is turned.
+    unturned = to_physical_mm(field, geometry._replace(direction=tuple(np.eye(len(size)).ravel())))
+    image = sitk.GetImageFromArray(unturned, isVector=True)
+    image.CopyInformation(sitk.ReadImage(str(tmp_path / "moving.nii.gz")))
+    sitk.WriteImage(image, str(tmp_path / "field.nii.gz"))
+    assert disagreement() > 0.02
+
+
+def test_one_slice_of_a_volume_keeps_its_place_in_3d(tmp_path):
+    geometry = oblique((31, 22, 1))
+    assert geometry.shape == (22, 31)
+    moving, field = make_pair(geometry)
+    write_image(tmp_path / "slice.nii.gz", moving, geometry)
+    read = read_image(tmp_path / "slice.nii.gz")
+    np.testing.assert_allclose(read.pixels, moving, atol=1e-4)
+    for mine, theirs in zip(geometry, read.geometry, strict=True):
+        np.testing.assert_allclose(theirs, mine, atol=1e-5)
+    write_displacement(tmp_path / "field.nii.gz", field, geometry)
+    vectors = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "field.nii.gz")))
+    assert vectors.shape == (2, 22, 31, 3)
+    # Applied by ITK to a thick slab that repeats the slice.
+    slab = sitk.GetImageFromArray(np.stack([moving] * 3))
+    slab.SetSpacing(geometry.spacing)
+    slab.SetDirection(geometry.direction)
+    normal = np.reshape(geometry.direction, (3, 3))[:, 2] * geometry.spacing[2]
+    slab.SetOrigin(tuple(np.array(geometry.origin) - normal))
+    flat = sitk.ReadImage(str(tmp_path / "slice.nii.gz"))
+    transform = sitk.DisplacementFieldTransform(sitk.ReadImage(str(tmp_path / "field.nii.gz"), sitk.sitkVectorFloat64))
+    applied = sitk.GetArrayFromImage(sitk.Resample(slab, flat, transform, sitk.sitkLinear, 0.0))[0]
+    seen = np.asarray(inside(coordinates(geometry.shape) + field))
+    ours = np.asarray(warp(moving[..., None], field))[..., 0]
+    assert np.abs(applied - ours)[seen].max() < 1e-3 * np.ptp(moving)
+
+
+def test_pixels_and_normalised_points_are_inverse():
+    points = np.random.default_rng(1).uniform(-1, 1, (20, 2)).astype(np.float32)
+    np.testing.assert_allclose(points_from_px(points_to_px(points, (11, 21)), (11, 21)), points, atol=1e-6)
+    np.testing.assert_allclose(points_to_px(np.array([1.0, -1.0]), (11, 21)), [20.0, 0.0])
+    np.testing.assert_allclose(to_px(np.array([0.1, 0.2]), (11, 21)), [1.0, 1.0], atol=1e-6)
+
+
+def test_colour_becomes_luminance(tmp_path):
+    grey = np.random.default_rng(2).integers(0, 255, (12, 14), dtype=np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(np.stack([grey] * 3, -1), isVector=True), str(tmp_path / "rgb.png"))
+    np.testing.assert_allclose(read_image(tmp_path / "rgb.png").pixels, grey, atol=0.51)
+
+
+def write(path, pixels, spacing=None):
+    image = sitk.GetImageFromArray(pixels, isVector=False)
+    if spacing:
+        image.SetSpacing(spacing)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def ramp(*shape):
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+
+
+def bad_images(folder):
+    """name -> (file, what the message must say)."""
+    nan = ramp(12, 12)
+    nan[3, 4] = np.nan
+    whole = write(folder / "whole.nii.gz", ramp(40, 40)).read_bytes()
+    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    for name, pixels in (("cut.nii", ramp(40, 40)), ("cut.mha", ramp(40, 40)), ("cut.jpg", ramp(40, 40).astype(np.uint8))):
+        whole = write(folder / name, pixels).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+    (folder / "text.png").write_text("not an image")
+    (folder / "empty.mha").write_bytes(b"")
+    return {
+        "missing": (folder / "nowhere.nii", "no such file"),
+        "folder": (folder, "a folder"),
+        "text": (folder / "text.png", "not an image"),
+        "empty": (folder / "empty.mha", "not an image"),
+        "truncated_gz": (folder / "cut.nii.gz", "not an image"),
+        "truncated_nii": (folder / "cut.nii", "not an image"),
+        "truncated_mha": (folder / "cut.mha", "not an image"),
+        "truncated_jpg": (folder / "cut.jpg", "not an image"),
+        "nan": (write(folder / "nan.mha", nan), "1 pixels are NaN"),
+        "constant": (write(folder / "constant.nii", np.full((12, 12), 3.0, np.float32)), "every pixel is 3"),
+        "tiny": (write(folder / "tiny.nii", ramp(12, 3)), "at least 8 pixels"),
+        "four_dimensions": (write(folder / "four.nii", ramp(3, 3, 9, 9)), "2D or 3D image"),
+    }
+
+
+BAD = (
+    *("missing", "folder", "text", "empty", "truncated_gz", "truncated_nii", "truncated_mha", "truncated_jpg"),
+    *("nan", "constant", "tiny", "four_dimensions"),
+)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_images_are_named_with_what_is_wrong(name, tmp_path):
+    path, message = bad_images(tmp_path)[name]
+    with pytest.raises(InputError, match=message) as caught:
+        read_image(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [((1, 2, 12, 12), "one frame"), ((12, 12), "2D; a series"), ((2, 2, 2, 9, 9), "5D; a series")]
+)
+def test_bad_series_are_named_with_what_is_wrong(shape, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        read_frames(write(tmp_path / "series.mha", ramp(*shape)))
+
+
+def test_a_series_with_a_constant_frame_names_it(tmp_path):
+    frames = ramp(4, 2, 12, 12)
+    frames[3, 1] = 5.0
+    with pytest.raises(InputError, match=r"slice 1, frame 3\): constant"):
+        read_frames(write(tmp_path / "series.nii", frames))
+
+
+def test_pairs_on_different_grids_are_refused(tmp_path):
+    paths = [
+        write(tmp_path / "a.nii", ramp(12, 14), (1.0, 2.0)),
+        write(tmp_path / "b.nii", ramp(12, 14), (1.0, 2.5)),
+        write(tmp_path / "c.nii", ramp(14, 12), (1.0, 2.0)),
+        write(tmp_path / "d.nii", ramp(12, 14, 10)),
+    ]
+    images = [read_image(path) for path in paths]
+    check_same_grid(paths[0], images[0], paths[0], images[0])
+    for other, what in ((1, "spacing"), (2, "size"), (3, "size")):
+        with pytest.raises(InputError, match=what):
+            check_same_grid(paths[0], images[0], paths[other], images[other])
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError, match="disk"), new_folder(tmp_path / "out") as folder:  # noqa: PT012
+        (folder / "half").write_text("half")
+        raise RuntimeError("disk full")
+    assert list(tmp_path.iterdir()) == []
+    with new_folder(tmp_path / "deep" / "out") as folder:
+        (folder / "whole").write_text("whole")
+    assert (tmp_path / "deep" / "out" / "whole").read_text() == "whole"
+    with pytest.raises(InputError, match="exists already"), new_folder(tmp_path / "deep" / "out"):
+        raise AssertionError("must not get here")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert (tmp_path / "a.json").read_text() == '{\n  "a": 1\n}\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,115 @@
+"""The house's own rules: layers, signatures, docstrings, doctests, configs."""
+
+import ast
+import dataclasses
+import doctest
+import importlib
+import inspect
+import json
+import pkgutil
+
+import pytest
+from conftest import ROOT
+
+import r2n2_jax
+from r2n2_jax.config import PRESETS, Config, ModelConfig, TrainingConfig, differences, from_dict, to_dict
+
+# Lower layers first; a module may import from its own layer and those before it.
+LAYERS = [
+    ("errors", "config", "version"),
+    ("ops",),
+    ("losses", "geometry", "models"),
+    ("io",),
+    ("data",),
+    ("training",),
+    ("registration",),
+    ("evaluation", "command_line"),
+]
+MODULES = [module.name for module in pkgutil.walk_packages(r2n2_jax.__path__, "r2n2_jax.")]
+
+
+def layer(module):
+    part = module.split(".")[1]
+    return next(i for i, names in enumerate(LAYERS) if part in names)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    path = ROOT.joinpath(*module.split("."))
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.walk(ast.parse(source.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.startswith("r2n2_jax."):
+                try:
+                    below = layer(name)
+                except StopIteration:
+                    continue
+                assert below <= layer(module), f"{module} imports {name}, a layer above it"
+
+
+def test_only_io_knows_simpleitk():
+    users = [path for path in (ROOT / "r2n2_jax").rglob("*.py") if "import SimpleITK" in path.read_text()]
+    assert [path.name for path in users] == ["io.py"]
+
+
+def public_functions():
+    for module in MODULES:
+        imported = importlib.import_module(module)
+        for name, value in vars(imported).items():
+            if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module:
+                yield pytest.param(value, id=f"{module}.{name}")
+
+
+@pytest.mark.parametrize("function", list(public_functions()))
+def test_public_names_are_documented_and_ordered(function):
+    assert inspect.getdoc(function), "no docstring"
+    if inspect.isclass(function):
+        return
+    parameters = list(inspect.signature(function).parameters.values())
+    names = [p.name for p in parameters]
+    if "key" in names:
+        assert names[0] == "key", "the key comes first"
+    if "fixed" in names and "moving" in names:
+        assert names.index("fixed") < names.index("moving")
+    for p in parameters:
+        if isinstance(p.default, (bool, int, float)):
+            assert p.kind is p.KEYWORD_ONLY, f"the option {p.name} must be keyword-only"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_open_with_one_sentence(module):
+    doc = importlib.import_module(module).__doc__
+    assert doc, "no module docstring"
+    assert doc.splitlines()[0].rstrip().endswith((".", ";", ",", ":")) or "\n\n" not in doc
+
+
+@pytest.mark.parametrize("module", ["r2n2_jax.models.conv_gru", "r2n2_jax.models.r2n2"])
+def test_doctests(module):
+    results = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_configs_survive_json(preset):
+    assert from_dict(json.loads(json.dumps(to_dict(PRESETS[preset])))) == PRESETS[preset]
+
+
+def test_configs_are_checked_and_compared():
+    with pytest.raises(ValueError, match=r"model\.steps"):
+        ModelConfig(steps=0)
+    with pytest.raises(ValueError, match=r"training\.batch"):
+        TrainingConfig(batch=0)
+    with pytest.raises(ValueError, match="unknown config sections: nonsense"):
+        from_dict({"nonsense": {}})
+    with pytest.raises(ValueError, match="config section model"):
+        from_dict({"model": {"nonsense": 1}})
+    changed = dataclasses.replace(Config(), model=ModelConfig(steps=3))
+    assert differences(to_dict(Config()), to_dict(changed)) == ["model.steps: 25 -> 3"]
+    assert differences(to_dict(Config()), to_dict(Config())) == []

@@ -1,0 +1,176 @@
+"""The loss, the optimiser, one step, checkpoints, and a run killed in the middle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import ROOT
+from test_reference import random_params, smooth_pair
+
+from r2n2_jax.config import Config, ModelConfig, OptimiserConfig, TrainingConfig, to_dict
+from r2n2_jax.errors import InputError
+from r2n2_jax.losses import sequence_loss
+from r2n2_jax.registration import load
+from r2n2_jax.training.checkpoint import Checkpoints
+from r2n2_jax.training.state import TrainState, learning_rate, make_optimiser
+from r2n2_jax.training.step import make_train_step
+
+CONFIG = Config(
+    model=ModelConfig(resolution=32, steps=2, channels=(4, 4, 4, 4), residual_blocks=1, hidden=8, noise=0.0, remat=False),
+    optimiser=OptimiserConfig(learning_rate=1e-2),
+    training=TrainingConfig(steps=60, batch=1, checkpoint_every=10, validation_pairs=4),
+)
+
+
+def fresh_state(config=CONFIG):
+    params = random_params(config.model)
+    params["step"]["parameters"]["output"] = jax.tree.map(jnp.zeros_like, params["step"]["parameters"]["output"])
+    optimiser = make_optimiser(config.optimiser, config.training.steps)
+    return TrainState(params, optimiser.init(params), jnp.zeros((), jnp.int32), jax.random.key(3))
+
+
+def test_sequence_loss_is_eq_6(key):
+    fixed, *warped = np.asarray(jax.random.normal(key, (4, 8, 9, 1)))
+    inside = np.asarray(jax.random.uniform(key, (3, 8, 9)) < 0.7)
+    field = 0.1 * np.asarray(jax.random.normal(key, (8, 9, 2)))
+    errors = [((fixed - w)[mask] ** 2).mean() for w, mask in zip(warped, inside, strict=True)]
+    dy = np.pad(np.diff(field, axis=0) * 7 / 255, [(0, 1), (0, 0), (0, 0)])
+    dx = np.pad(np.diff(field, axis=1) * 8 / 255, [(0, 0), (0, 1), (0, 0)])
+    tv = np.sqrt((dx**2 + dy**2).sum(-1)).mean()
+    loss, terms = sequence_loss(fixed, np.stack(warped), inside, field, 0.1)
+    np.testing.assert_allclose(loss, np.mean(errors) + 0.1 * tv, rtol=1e-5)
+    np.testing.assert_allclose([terms["mse"], terms["tv"]], [errors[-1], tv], rtol=1e-5)
+
+
+def test_the_optimiser_is_clipped_amsgrad():
+    """Three steps by hand; the third gradient is small, where AMSGrad's maximum tells it from Adam."""
+    optimiser = make_optimiser(OptimiserConfig(learning_rate=0.1), 100)
+    weights = {"w": jnp.array([1.0, -2.0])}
+    state = optimiser.init(weights)
+    w, m, v, most = np.array([1.0, -2.0]), np.zeros(2), np.zeros(2), np.zeros(2)
+    for t, gradient in enumerate(np.array([[30.0, 40.0], [0.1, -0.2], [0.01, 0.02]]), start=1):
+        updates, state = optimiser.update({"w": jnp.asarray(gradient, jnp.float32)}, state, weights)
+        weights = optax.apply_updates(weights, updates)
+        g = gradient / max(1.0, np.linalg.norm(gradient))
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        most = np.maximum(most, v / (1 - 0.999**t))
+        w = w - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(most) + 1e-8)
+        np.testing.assert_allclose(weights["w"], w, rtol=1e-4)
+
+
+def test_the_learning_rate_rises_and_falls():
+    config = OptimiserConfig(learning_rate=1e-3, warmup=10, decay="cosine")
+    rate = [float(learning_rate(config, 100)(step)) for step in range(100)]
+    assert 0 < rate[0] < rate[5] < rate[10] == pytest.approx(1e-3)
+    assert rate[99] == pytest.approx(1e-5, rel=0.1)
+    assert float(learning_rate(OptimiserConfig(), 100)(99)) == pytest.approx(1e-4)
+
+
+def test_training_overfits_one_pair_without_retracing(key):
+    fixed, moving = smooth_pair(key)[:, None]
+    step = make_train_step(CONFIG)
+    state, losses = fresh_state(), []
+    for _ in range(60):
+        state, metrics = step(state, fixed, moving)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.8 * losses[0]
+    assert int(state.step) == 60
+    assert int(metrics["skipped"]) == 0
+    assert step._cache_size() == 1
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(key):
+    fixed, moving = smooth_pair(key)[:, None]
+    step = make_train_step(CONFIG)
+    state, _ = step(fresh_state(), fixed, moving)
+    before = jax.tree.map(np.array, state.params)
+    state, metrics = step(state, fixed.at[0, 3, 3, 0].set(jnp.nan), moving)
+    chex.assert_trees_all_equal(before, jax.tree.map(np.array, state.params))
+    assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (1, 1)
+    state, metrics = step(state, fixed, moving)
+    assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (1, 0)
+    assert (
+        np.abs(before["step"]["stem"]["conv"]["kernel"] - np.asarray(state.params["step"]["stem"]["conv"]["kernel"])).max() > 0
+    )
+
+
+def test_the_step_reuses_the_old_states_memory(key):
+    fixed, moving = smooth_pair(key)[:, None]
+    state = fresh_state()
+    leaf = jax.tree.leaves(state.params)[0]
+    make_train_step(CONFIG)(state, fixed, moving)
+    assert leaf.is_deleted()
+
+
+def test_checkpoints_keep_the_best_and_the_last_and_restore_everything(tmp_path):
+    checkpoints = Checkpoints(tmp_path, create=True)
+    state = fresh_state()
+    for step, score in ((1, 3.0), (2, 1.0), (3, 2.0)):
+        params = jax.tree.map(lambda leaf, step=step: leaf + step, state.params)
+        checkpoints.save(state._replace(step=jnp.int32(step), params=params), CONFIG, score)
+    assert (checkpoints.latest, checkpoints.best) == (3, 2)
+    restored = checkpoints.restore(CONFIG)
+    chex.assert_trees_all_equal(restored.params, jax.tree.map(lambda leaf: leaf + 3, state.params))
+    chex.assert_trees_all_equal(restored.opt_state, state.opt_state)
+    assert (jax.random.key_data(restored.key) == jax.random.key_data(state.key)).all()
+    checkpoints.close()
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
+    assert kept == ["2", "3"]
+    registrar = load(tmp_path)
+    assert registrar.config == CONFIG
+    chex.assert_trees_all_equal(registrar.params, jax.tree.map(lambda leaf: leaf + 2, state.params))
+
+
+def test_loading_from_a_folder_without_checkpoints_says_so(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint here"):
+        load(tmp_path)
+
+
+TINY = [
+    "--model.resolution=16", "--model.steps=2", "--model.channels", "2", "4", "4", "4", "--model.hidden=4",
+    "--model.residual-blocks=1", "--training.batch=2", "--training.steps=24", "--training.checkpoint-every=3",
+    "--training.validation-pairs=4", "--optimiser.warmup=2", "--model.noise=0.2",
+]  # fmt: skip
+
+
+def start_training(workdir):
+    command = [sys.executable, str(ROOT / "train.py"), "--workdir", str(workdir), *TINY]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ))
+
+
+@pytest.mark.slow
+def test_a_killed_run_started_again_ends_with_the_same_bits(tmp_path):
+    whole = start_training(tmp_path / "whole")
+    assert whole.wait() == 0, whole.stderr.read().decode()
+
+    killed = start_training(tmp_path / "killed")
+    while not (tmp_path / "killed" / "checkpoints" / "6").is_dir():
+        assert killed.poll() is None, killed.stderr.read().decode()
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    checkpoints = Checkpoints(tmp_path / "killed")
+    assert 3 <= checkpoints.latest < 24, "it was not killed in the middle"
+    checkpoints.close()
+    again = start_training(tmp_path / "killed")
+    assert again.wait() == 0, again.stderr.read().decode()
+
+    config = load(tmp_path / "whole").config
+    assert json.loads((tmp_path / "whole" / "results.json").read_text())["config"] == json.loads(json.dumps(to_dict(config)))
+    states = []
+    for name in ("whole", "killed"):
+        checkpoints = Checkpoints(tmp_path / name)
+        assert checkpoints.latest == 24
+        state = checkpoints.restore(config)
+        states.append(state._replace(key=jax.random.key_data(state.key)))
+        checkpoints.close()
+    chex.assert_trees_all_equal(*states)
