@@ -1,5 +1,8 @@
 """Strict JAX for every test: fake devices, no silent rank promotion; and the small things that many tests need."""
 
+import atexit
+import os
+import tempfile
 from pathlib import Path
 
 import chex
@@ -8,6 +11,13 @@ import pytest
 
 chex.set_n_cpu_devices(4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Many tests, and the commands that they start, compile the same programs: they share them for the length of the session.
+_programs = tempfile.TemporaryDirectory(prefix="r2n2_jax-tests-")
+atexit.register(_programs.cleanup)
+os.environ |= {"JAX_COMPILATION_CACHE_DIR": _programs.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+jax.config.update("jax_compilation_cache_dir", _programs.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

@@ -1,7 +1,6 @@
 """The loss, the optimiser, one step, checkpoints, and a run killed in the middle."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -144,17 +143,28 @@ TINY = [
 
 def start_training(workdir):
     command = [sys.executable, str(ROOT / "train.py"), "--workdir", str(workdir), *TINY]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ))
+    with log(workdir).open("wb") as file:
+        return subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
+
+
+def log(workdir):
+    return workdir.with_name(f"{workdir.name}.log")
+
+
+def saved_step(workdir):
+    """The last finished checkpoint; unfinished ones have other names."""
+    folder = workdir / "checkpoints"
+    return max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0) if folder.is_dir() else 0
 
 
 @pytest.mark.slow
 def test_a_killed_run_started_again_ends_with_the_same_bits(tmp_path):
     whole = start_training(tmp_path / "whole")
-    assert whole.wait() == 0, whole.stderr.read().decode()
+    assert whole.wait() == 0, log(tmp_path / "whole").read_text()
 
     killed = start_training(tmp_path / "killed")
-    while not (tmp_path / "killed" / "checkpoints" / "6").is_dir():
-        assert killed.poll() is None, killed.stderr.read().decode()
+    while saved_step(tmp_path / "killed") < 6:
+        assert killed.poll() is None, log(tmp_path / "killed").read_text()
         time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
@@ -162,7 +172,7 @@ def test_a_killed_run_started_again_ends_with_the_same_bits(tmp_path):
     assert 3 <= checkpoints.latest < 24, "it was not killed in the middle"
     checkpoints.close()
     again = start_training(tmp_path / "killed")
-    assert again.wait() == 0, again.stderr.read().decode()
+    assert again.wait() == 0, log(tmp_path / "killed").read_text()
 
     config = load(tmp_path / "whole").config
     assert json.loads((tmp_path / "whole" / "results.json").read_text())["config"] == json.loads(json.dumps(to_dict(config)))
