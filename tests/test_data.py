@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 
 from r2n2_jax.config import Config, ModelConfig, TrainingConfig
-from r2n2_jax.data.dataset import SeriesSource, at_resolution, series_examples
+from r2n2_jax.data.dataset import Batch, SeriesSource, _turn, at_resolution, series_examples
 from r2n2_jax.data.series import Series, find_patients, fixed_frame, read_series
 from r2n2_jax.data.splits import claim_splits, split_patients, unseen_patients
 from r2n2_jax.errors import InputError
@@ -109,6 +109,7 @@ def test_batches_depend_on_the_step_alone():
 
 
 def test_an_epoch_has_every_pair_once_and_never_the_fixed_frame_twice():
+    """Mirrored and turned as they come, the pixels' sorted values tell the frames."""
     data = at_resolution(series(3), 16)
     expected = {(i, t) for i, s in enumerate(data) for t in range(5) if t != s.fixed}
     seen = []
@@ -119,7 +120,8 @@ def test_an_epoch_has_every_pair_once_and_never_the_fixed_frame_twice():
                 (i, t)
                 for i, s in enumerate(data)
                 for t in range(5)
-                if np.array_equal(s.frames[s.fixed], f[..., 0]) and np.array_equal(s.frames[t], m[..., 0])
+                if np.array_equal(np.sort(s.frames[s.fixed], None), np.sort(f, None))
+                and np.array_equal(np.sort(s.frames[t], None), np.sort(m, None))
             ]
             seen.append(pair)
     assert set(seen) == expected
@@ -136,3 +138,14 @@ def test_frames_are_standardised_at_the_models_resolution():
     assert one.frames.shape == (12, 16, 16)
     assert np.abs(one.frames).max() <= 2.0
     assert abs(one.frames.mean()) < 0.3
+
+
+def test_both_images_of_a_pair_are_turned_alike_and_in_every_way():
+    ways = set()
+    image = np.arange(16.0).reshape(4, 4, 1)
+    for seed in range(100):
+        fixed, moving = _turn(Batch(image, image + 100.0), np.random.default_rng(seed))
+        np.testing.assert_array_equal(moving, fixed + 100.0)
+        ways.add(tuple(fixed.ravel()))
+    symmetries = {tuple(np.rot90(side, turns).ravel()) for side in (image, image[:, ::-1]) for turns in range(4)}
+    assert ways == symmetries

@@ -85,7 +85,11 @@ class PhantomSource:
 
 
 class SeriesSource:
-    """Pairs of a series' fixed frame with each of its other frames, shuffled anew every epoch, loaded by grain."""
+    """Pairs of a series' fixed frame with each of its other frames, loaded by grain.
+
+    Shuffled anew every epoch; each pair is mirrored and its axes are exchanged at random, both images alike, because a few
+    patients show a motion in few orientations only.
+    """
 
     def __init__(self, train: Sequence[Series], validation: Sequence[Series], config: Config):
         self._config = config
@@ -100,6 +104,7 @@ class SeriesSource:
             .shuffle()
             .repeat(reseed_each_epoch=True)
             .map(functools.partial(_load, self._train))
+            .random_map(_turn)
             .batch(self._config.training.batch, drop_remainder=True)
         )
         yield from dataset[start:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8))
@@ -157,3 +162,10 @@ def _load(series: Sequence[Series], pair: tuple[int, int]) -> Batch:
     index, frame = pair
     one = series[index]
     return Batch(one.frames[one.fixed][..., None], one.frames[frame][..., None])
+
+
+def _turn(pair: Batch, random: np.random.Generator) -> Batch:
+    """One of the symmetries of the square or cube, the same for both images."""
+    axes = random.permutation(pair.fixed.ndim - 1)
+    mirrored = tuple(int(axis) for axis in np.flatnonzero(random.random(len(axes)) < 0.5))
+    return Batch(*(np.flip(image.transpose(*axes, image.ndim - 1), mirrored) for image in pair))

@@ -12,6 +12,8 @@ from r2n2_jax.ops.spatial_softmax import spatial_softmax
 Array = jax.Array
 SigmaIs = Literal["variance", "std"]
 
+_SMALLEST_VARIANCE = 1e-6  # a deviation of a thousandth: an eighth of a pixel at 256²
+
 
 class ParameterNetwork(nn.Module):
     r"""Shape and weight of the next local transformation.
@@ -53,4 +55,5 @@ class ParameterNetwork(nn.Module):
         sigma, weight, rotation = jnp.split(raw, [d, 2 * d], axis=-1)
         sigma = nn.sigmoid(sigma) * self.sigma_max
         variance = sigma if self.sigma_is == "variance" else sigma**2
-        return variance, nn.sigmoid(rotation) * jnp.pi, nn.tanh(weight)
+        # The logistic underflows to zero for a shape that training has shrunk away; no Gaussian is that narrow.
+        return jnp.maximum(variance, _SMALLEST_VARIANCE), nn.sigmoid(rotation) * jnp.pi, nn.tanh(weight)
