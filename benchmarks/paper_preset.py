@@ -5,6 +5,7 @@ is its own. The ceiling and the forward pass are timed in turn in ONE process: c
 """
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -30,7 +31,7 @@ def forward_gflop(config: ModelConfig) -> float:
     widths, size = config.channels, config.resolution // 2
     taps = 3**config.ndim
     total = size**config.ndim * 7**config.ndim * (2 + config.ndim) * widths[0]
-    for channels, after in zip(widths, widths[1:], strict=False):
+    for channels, after in itertools.pairwise(widths):
         blocks = 2 * config.residual_blocks + 6
         total += size**config.ndim * taps * channels**2 * blocks
         size = -(-size // 2)
