@@ -55,5 +55,5 @@ class ParameterNetwork(nn.Module):
         sigma, weight, rotation = jnp.split(raw, [d, 2 * d], axis=-1)
         sigma = nn.sigmoid(sigma) * self.sigma_max
         variance = sigma if self.sigma_is == "variance" else sigma**2
-        # The logistic underflows to zero for a shape that training has shrunk away; no Gaussian is that narrow.
+        # The logistic can underflow to zero, where the covariance has no inverse; no useful Gaussian is that narrow.
         return jnp.maximum(variance, _SMALLEST_VARIANCE), nn.sigmoid(rotation) * jnp.pi, nn.tanh(weight)
