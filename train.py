@@ -13,6 +13,7 @@ from r2n2_jax.config import PRESETS, Config
 from r2n2_jax.data.dataset import PhantomSource, SeriesSource, Source
 from r2n2_jax.data.series import find_patients, read_series
 from r2n2_jax.data.splits import claim_splits, split_patients
+from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.report import evaluate, phantom_pairs, series_pairs
 from r2n2_jax.evaluation.tables import print_table
 from r2n2_jax.registration import load
@@ -44,6 +45,8 @@ def main() -> None:
     arguments = parse(Arguments, default=default, description=__doc__)
     workdir, config = arguments.workdir, arguments.config
 
+    if config.model.ndim != 2:
+        raise InputError(f"--model.ndim {config.model.ndim}: the phantom and the series are 2D; train with 2")
     patients = None if arguments.data is None else find_patients(arguments.data)
     splits = None if patients is None else split_patients(patients, config.training.seed)
     series = None if patients is None else read_series(patients, progress=True)
@@ -63,7 +66,7 @@ def main() -> None:
     if series is None:
         title, pairs = "unseen phantom pairs", phantom_pairs(registrar, _TEST_PAIRS)
     else:
-        title, pairs = "unseen patients", series_pairs(test or validation)
+        title, pairs = ("unseen patients" if test else "validation patients"), series_pairs(test or validation)
     print_table(evaluate(registrar, pairs, workdir), title)
     print(f"picture: {workdir / 'registration.png'}   figures: {workdir / 'results.json'}")
     print(f"curves: tensorboard --logdir {workdir}")
