@@ -5,6 +5,7 @@ is its own. The ceiling and the forward pass are timed in turn in ONE process: c
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import resource
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2n2_jax.config import PRESETS, Config, ModelConfig
+from r2n2_jax.config import PRESETS, ModelConfig
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.training.state import init_state
 from r2n2_jax.training.step import make_train_step
@@ -66,11 +67,11 @@ def measure_forward() -> dict[str, float]:
     }
 
 
-def measure_training(unroll: int | None) -> dict[str, float]:
+def measure_training(unroll: int) -> dict[str, float]:
     """Seconds, compilation and peak memory of the training step of one pair."""
     preset = PRESETS["paper"]
-    model = ModelConfig(**{**preset.model.__dict__, "unroll": unroll})
-    config = Config(model, preset.phantom, preset.optimiser, preset.training)
+    model = dataclasses.replace(preset.model, unroll=unroll)
+    config = dataclasses.replace(preset, model=model)
     state, step = init_state(config), make_train_step(config)
     pair = jax.random.normal(jax.random.key(1), (2, 1, model.resolution, model.resolution, 1))
     start = time.perf_counter()
@@ -96,7 +97,7 @@ def main() -> None:
     """Prints one JSON object a part."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=["forward", "training"])
-    parser.add_argument("--unroll", type=int)
+    parser.add_argument("--unroll", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.part == "forward":
         print(json.dumps(measure_forward()))

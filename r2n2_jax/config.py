@@ -40,8 +40,8 @@ class ModelConfig:
     """Standard deviation of the multiplicative training noise; 0 draws none."""
     remat: bool = True
     """Recompute each step's activations in the backward pass instead of storing them."""
-    unroll: int | None = None
-    """Steps per loop iteration while training; by default all of them on a CPU and one elsewhere."""
+    unroll: int = 1
+    """Steps laid out per loop iteration: the same numbers by a longer program."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -53,7 +53,7 @@ class ModelConfig:
             "hidden must be at least 1": self.hidden >= 1,
             "sigma_max must be positive": self.sigma_max > 0,
             "noise must not be negative": self.noise >= 0,
-            "unroll must be at least 1": self.unroll is None or self.unroll >= 1,
+            "unroll must be at least 1": self.unroll >= 1,
         }
         _require("model", checks)
 

@@ -61,11 +61,10 @@ def test_remat_and_unroll_change_the_program_not_the_gradient(key):
     params = random_params(config)
 
     def gradient(remat, unroll):
-        network = R2N2(dataclasses.replace(config, remat=remat))
+        network = R2N2(dataclasses.replace(config, remat=remat, unroll=unroll))
 
         def loss(p):
-            options = {"noise": True, "unroll": unroll, "rngs": {"noise": key}}
-            return jnp.mean(network.apply({"params": p}, fixed, moving, **options).warped ** 2)
+            return jnp.mean(network.apply({"params": p}, fixed, moving, noise=True, rngs={"noise": key}).warped ** 2)
 
         return jax.jit(jax.grad(loss))(params)
 

@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from r2n2_jax.models.convolution import Convolution, convolve
+
 Array = jax.Array
 
 
@@ -42,14 +44,13 @@ class ConvGRU(nn.Module):
     @nn.compact
     def __call__(self, inputs: Array, state: Array) -> tuple[Array, Array]:
         """``(output, new state)`` from the input ``[B, *spatial, C]`` and the state ``[B, *spatial, features]``."""
-        width = (3,) * (inputs.ndim - 2)
-        from_input = nn.Conv(3 * self.features, width, name="input")(inputs)
-        from_state = nn.Conv(2 * self.features, width, use_bias=False, name="state_gates")(state)
+        from_input = Convolution(3 * self.features, name="input")(inputs)
+        from_state = Convolution(2 * self.features, use_bias=False, name="state_gates")(state)
         input_gates, input_proposal = jnp.split(from_input, [2 * self.features], axis=-1)
         reset, update = jnp.split(nn.sigmoid(input_gates + from_state), 2, axis=-1)
-        shape = (*width, self.features, self.features)
+        shape = (*(3,) * (inputs.ndim - 2), self.features, self.features)
         kernel = self._noisy(self.param("state_proposal", nn.initializers.lecun_normal(), shape))
-        proposal = nn.tanh(input_proposal + _convolve(reset * state, kernel))
+        proposal = nn.tanh(input_proposal + convolve(reset * state, kernel, 1))
         state = (1.0 - update) * state + update * proposal
         return self._noisy(state), state
 
@@ -57,9 +58,3 @@ class ConvGRU(nn.Module):
         if self.noise == 0:
             return value
         return value * (1.0 + self.noise * jax.random.normal(self.make_rng("noise"), value.shape, value.dtype))
-
-
-def _convolve(features: Array, kernel: Array) -> Array:
-    spatial = "DHW"[-(features.ndim - 2) :]
-    layout = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
-    return jax.lax.conv_general_dilated(features, kernel, (1,) * len(spatial), "SAME", dimension_numbers=layout)

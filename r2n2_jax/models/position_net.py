@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 
+from r2n2_jax.models.convolution import Convolution
 from r2n2_jax.ops.spatial_softmax import agreement, expected_position, spatial_softmax
 
 Array = jax.Array
@@ -18,7 +19,6 @@ class PositionNetwork(nn.Module):
     @nn.compact
     def __call__(self, features: Array) -> tuple[Array, Array]:
         """``position [B, d]`` in ``(x, y[, z])`` order and ``weight [B, 1]`` in ``[0, 2]``."""
-        width = (1,) * (features.ndim - 2)
-        left = jax.vmap(spatial_softmax)(nn.Conv(1, width, name="left")(features))
-        right = jax.vmap(spatial_softmax)(nn.Conv(1, width, name="right")(features))
+        left = jax.vmap(spatial_softmax)(Convolution(1, 1, name="left")(features))
+        right = jax.vmap(spatial_softmax)(Convolution(1, 1, name="right")(features))
         return jax.vmap(expected_position)(left)[:, 0], jax.vmap(agreement)(left, right)

@@ -112,9 +112,7 @@ class R2N2(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(
-        self, fixed: Array, moving: Array, *, steps: int | None = None, noise: bool = False, unroll: int = 1
-    ) -> Sequence:
+    def __call__(self, fixed: Array, moving: Array, *, steps: int | None = None, noise: bool = False) -> Sequence:
         """Registers a batch of standardised pairs.
 
         Args:
@@ -122,7 +120,6 @@ class R2N2(nn.Module):
             moving: the same shape.
             steps: how many local transformations; by default the config's.
             noise: draw the multiplicative training noise from the ``noise`` random stream.
-            unroll: steps per loop iteration; the same numbers, another program.
 
         Returns:
             the sequence of ``steps`` looks.
@@ -139,7 +136,7 @@ class R2N2(nn.Module):
             split_rngs={"params": False, "noise": True},
             in_axes=(nn.broadcast, nn.broadcast),
             length=length,
-            unroll=min(unroll, length),
+            unroll=min(c.unroll, length),
         )
         last, (gaussians, warped, mask) = scan(c, noise, name="step")(_first_look(c, fixed, moving), fixed, moving)
         return Sequence(gaussians, warped, mask, last.displacement)

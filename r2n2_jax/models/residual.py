@@ -5,6 +5,8 @@ from typing import Literal
 import flax.linen as nn
 import jax
 
+from r2n2_jax.models.convolution import Convolution
+
 Array = jax.Array
 Activation = Literal["tanh", "leaky_relu"]
 
@@ -32,8 +34,7 @@ class NormalisedConv(nn.Module):
     @nn.compact
     def __call__(self, features: Array) -> Array:
         """``[B, *spatial / stride, features]``."""
-        ndim = features.ndim - 2
-        features = nn.Conv(self.features, (self.width,) * ndim, (self.stride,) * ndim, name="conv")(features)
+        features = Convolution(self.features, self.width, self.stride, name="conv")(features)
         return nn.InstanceNorm(name="norm")(features) if self.norm else features
 
 

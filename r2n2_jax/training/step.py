@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from r2n2_jax.config import Config, ModelConfig
+from r2n2_jax.config import Config
 from r2n2_jax.losses import sequence_loss
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.training.state import TrainState, make_optimiser
@@ -25,10 +25,9 @@ def make_train_step(config: Config) -> Callable[[TrainState, Array, Array], tupl
     """
     network = R2N2(config.model)
     optimiser = make_optimiser(config.optimiser, config.training.steps)
-    unroll = training_unroll(config.model)
 
     def loss(params: Any, key: Array, fixed: Array, moving: Array) -> tuple[Array, dict[str, Array]]:
-        sequence = network.apply({"params": params}, fixed, moving, noise=True, unroll=unroll, rngs={"noise": key})
+        sequence = network.apply({"params": params}, fixed, moving, noise=True, rngs={"noise": key})
         # The sequence has time in front of the batch; the loss is per pair.
         each = jax.vmap(sequence_loss, in_axes=(0, 1, 1, 0, None))
         losses, terms = each(fixed, sequence.warped, sequence.inside, sequence.displacement, config.optimiser.tv_weight)
@@ -50,14 +49,3 @@ def make_train_step(config: Config) -> Callable[[TrainState, Array, Array], tupl
         return TrainState(params, opt_state, state.step + 1, state.key), metrics
 
     return train_step
-
-
-def training_unroll(config: ModelConfig) -> int:
-    """Steps per loop iteration in the training step.
-
-    XLA's CPU backend differentiates convolutions inside a loop several times slower than outside, so there the whole sequence
-    is laid out; elsewhere the loop keeps the program small.
-    """
-    if config.unroll is not None:
-        return config.unroll
-    return config.steps if jax.default_backend() == "cpu" else 1
