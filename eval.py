@@ -1,4 +1,7 @@
-"""Judges a network: ``python eval.py --checkpoint DIR`` on unseen phantom pairs, with ``--data FOLDER`` on your own series."""
+"""Judges a network: ``python eval.py --checkpoint DIR`` on unseen phantom patients, with ``--data FOLDER`` on your own series.
+
+Compares the network, the network refined on each pair and the B-spline registration that is fitted to each pair.
+"""
 
 import dataclasses
 import sys
@@ -8,8 +11,11 @@ from r2n2_jax.command_line import announce_device, parse, run
 from r2n2_jax.data.series import find_patients, read_series
 from r2n2_jax.data.splits import unseen_patients
 from r2n2_jax.errors import InputError
-from r2n2_jax.evaluation.report import evaluate, phantom_pairs, series_pairs
-from r2n2_jax.evaluation.tables import print_table
+from r2n2_jax.evaluation.cases import phantom_patients, series_cases
+from r2n2_jax.evaluation.methods import bspline_method, identity, network
+from r2n2_jax.evaluation.report import evaluate
+from r2n2_jax.evaluation.tables import print_tables
+from r2n2_jax.optimise import Settings
 from r2n2_jax.registration import load
 
 
@@ -21,30 +27,51 @@ class Arguments:
     """The --workdir of a training run; its best step is judged."""
     data: Path | None = None
     """Folder of 2D+t files, one a patient; patients that the run has learnt from are left out.
-    Without it the phantom's test set."""
+    Landmarks are read from PATIENT.csv beside the file. Without it the phantom's test set."""
     output: Path | None = None
-    """Folder for results.json and registration.png; by default eval-phantom or eval-FOLDER inside the checkpoint's."""
-    pairs: int = 64
-    """Pairs of the phantom's test set."""
+    """Folder for the report; by default eval-phantom or eval-FOLDER inside the checkpoint's."""
+    refine: int = 20
+    """Steps of instance refinement."""
+    baseline: Settings = dataclasses.field(default_factory=Settings)
+    """The B-spline's optimiser; the defaults are the paper's."""
+    spacing: float = 8.0
+    """Pixels between the B-spline's control points at every level."""
+    patients: int = 4
+    """Patients of the phantom's test set."""
+    slices: int = 3
+    """Slices of each."""
+    frames: int = 21
+    """Frames of each slice."""
+    resolution: int = 256
+    """Pixels per axis of the phantom's test set."""
 
 
 def main() -> None:
-    """Registers unseen pairs, prints a table, writes it."""
+    """Registers unseen pairs by every method, prints tables, writes a report."""
     arguments = parse(Arguments, description=__doc__)
-    if arguments.pairs < 1:
-        raise InputError(f"--pairs {arguments.pairs}: at least 1 is needed")
+    least = {"refine": 1, "patients": 1, "slices": 1, "frames": 2, "resolution": 16, "spacing": 1}
+    for name, bound in least.items():
+        if getattr(arguments, name) < bound:
+            raise InputError(f"--{name} {getattr(arguments, name)}: at least {bound} is needed")
     registrar = load(arguments.checkpoint)
-    if arguments.data is None:
-        name, pairs = "phantom", phantom_pairs(registrar, arguments.pairs)
-    else:
-        patients = unseen_patients(arguments.checkpoint, find_patients(arguments.data))
-        name, pairs = arguments.data.resolve().name, series_pairs(read_series(patients, progress=True))
-        print(f"{len(patients)} unseen patients: {', '.join(patients)}")
     announce_device()
+    if arguments.data is None:
+        name, sizes = "phantom", {key: getattr(arguments, key) for key in ("patients", "slices", "frames")}
+        cases = phantom_patients(registrar.config.phantom, arguments.resolution, **sizes)
+    else:
+        files = unseen_patients(arguments.checkpoint, find_patients(arguments.data))
+        name, cases = arguments.data.resolve().name, series_cases(read_series(files, progress=True), files)
+        print(f"{len(files)} unseen patients: {', '.join(files)}")
     output = arguments.output or arguments.checkpoint / f"eval-{name}"
     output.mkdir(parents=True, exist_ok=True)
-    print_table(evaluate(registrar, pairs, output), f"{name}, unseen pairs")
-    print(f"picture: {output / 'registration.png'}   figures: {output / 'results.json'}")
+    methods = [
+        identity(),
+        network(registrar),
+        network(registrar, refine=arguments.refine),
+        bspline_method(arguments.baseline, spacing=arguments.spacing),
+    ]
+    print_tables(evaluate(registrar, methods, cases, output), f"{name}, unseen pairs")
+    print(f"report: {output / 'report.html'}   figures: {output / 'results.json'}   pairs: {output / 'pairs.csv'}")
 
 
 if __name__ == "__main__":

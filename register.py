@@ -4,10 +4,11 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import jax
+import numpy as np
 
 from r2n2_jax.command_line import announce_device, parse, run
-from r2n2_jax.evaluation.metrics import Pairs, measure
+from r2n2_jax.evaluation.cases import Case
+from r2n2_jax.evaluation.metrics import measure
 from r2n2_jax.evaluation.report import write_registration
 from r2n2_jax.io import check_output, check_same_grid, new_folder, read_image
 from r2n2_jax.registration import load
@@ -27,6 +28,8 @@ class Arguments:
     """A new folder for warped.nii.gz, displacement.nii.gz, parameters.json and registration.png."""
     steps: int | None = None
     """Local transformations; by default as many as in training."""
+    refine: int = 0
+    """Steps of instance refinement: the transformations found are fitted to this pair alone."""
 
 
 def main() -> None:
@@ -37,13 +40,13 @@ def main() -> None:
     check_same_grid(arguments.fixed, fixed, arguments.moving, moving)
     registrar = load(arguments.checkpoint)
     announce_device()
-    result = registrar.register(fixed.pixels, moving.pixels, steps=arguments.steps)
+    result = registrar.register(fixed.pixels, moving.pixels, steps=arguments.steps, refine=arguments.refine)
     with new_folder(arguments.output) as folder:
         write_registration(folder, fixed, moving, result)
-    pair = Pairs("pair", fixed.pixels[None], moving.pixels[None])
-    judged = measure(pair, jax.tree.map(lambda array: array[None], result))
-    print(f"masked MSE of the standardised images: {judged.mse_initial[0]:.4f} before, {judged.mse_network[0]:.4f} after")
-    print(f"NCC: {judged.ncc_initial[0]:.4f} before, {judged.ncc_network[0]:.4f} after; folded {100 * judged.folded[0]:.3f} %")
+    pair = Case("pair", "", fixed.pixels[None], moving.pixels[None], fixed.geometry.spacing)
+    before, after = measure(pair, np.zeros_like(result.displacement)[None]), measure(pair, result.displacement[None])
+    print(f"masked MSE of the standardised images: {before.mse[0]:.4f} before, {after.mse[0]:.4f} after")
+    print(f"NCC: {before.ncc[0]:.4f} before, {after.ncc[0]:.4f} after; folded {100 * after.folded[0]:.3f} %")
     print(f"written: {arguments.output}")
 
 

@@ -14,8 +14,10 @@ from r2n2_jax.data.dataset import PhantomSource, SeriesSource, Source
 from r2n2_jax.data.series import find_patients, read_series
 from r2n2_jax.data.splits import claim_splits, split_patients
 from r2n2_jax.errors import InputError
-from r2n2_jax.evaluation.report import evaluate, phantom_pairs, series_pairs
-from r2n2_jax.evaluation.tables import print_table
+from r2n2_jax.evaluation.cases import phantom_pairs, series_cases
+from r2n2_jax.evaluation.methods import identity, network
+from r2n2_jax.evaluation.report import evaluate
+from r2n2_jax.evaluation.tables import print_tables
 from r2n2_jax.registration import load
 from r2n2_jax.training.loop import claim, train
 
@@ -64,10 +66,10 @@ def main() -> None:
 
     registrar = load(workdir)
     if series is None:
-        title, pairs = "unseen phantom pairs", phantom_pairs(registrar, _TEST_PAIRS)
+        title, cases = "unseen phantom pairs", phantom_pairs(config.phantom, config.model.resolution, _TEST_PAIRS)
     else:
-        title, pairs = ("unseen patients" if test else "validation patients"), series_pairs(test or validation)
-    print_table(evaluate(registrar, pairs, workdir), title)
+        title, cases = ("unseen patients" if test else "validation patients"), series_cases(test or validation, patients)
+    print_tables(evaluate(registrar, [identity(), network(registrar)], cases, workdir), title)
     print(f"picture: {workdir / 'registration.png'}   figures: {workdir / 'results.json'}")
     print(f"curves: tensorboard --logdir {workdir}")
 

@@ -30,6 +30,8 @@ class ModelConfig:
     """Units of the parameter network's hidden layer."""
     sigma_max: float = 0.3
     """Largest extension of a local transformation, normalised units."""
+    sigma_min: float = 0.0
+    """Smallest extension: a floor keeps training from shrinking them all to nothing, where no gradient brings them back."""
     sigma_is: Literal["variance", "std"] = "variance"
     """What eq 9's sigma is: a variance (to the letter) or a standard deviation (the authors' code)."""
     activation: Literal["tanh", "leaky_relu"] = "tanh"
@@ -51,7 +53,7 @@ class ModelConfig:
             "channels must be positive, the last one even": min(self.channels) >= 1 and self.channels[-1] % 2 == 0,
             "residual_blocks must not be negative": self.residual_blocks >= 0,
             "hidden must be at least 1": self.hidden >= 1,
-            "sigma_max must be positive": self.sigma_max > 0,
+            "sigma_min must not be negative, and below sigma_max": 0 <= self.sigma_min < self.sigma_max,
             "noise must not be negative": self.noise >= 0,
             "unroll must be at least 1": self.unroll >= 1,
         }
@@ -70,6 +72,8 @@ class PhantomConfig:
     """Largest standard deviation of the Rician noise, as a share of the brightest tissue."""
     bias: float = 0.3
     """Largest relative change of intensity by the coil's bias field."""
+    blur: float = 0.008
+    """Largest standard deviation of the blur, normalised units; 0.008 is a pixel at 256²."""
     density: bool = True
     """Let the lung's signal follow its density, 1 / det J of the motion."""
 
@@ -79,6 +83,7 @@ class PhantomConfig:
             "pulsation must be in [0, 0.05]": 0 <= self.pulsation <= 0.05,
             "noise must not be negative": self.noise >= 0,
             "bias must be in [0, 1)": 0 <= self.bias < 1,
+            "blur must not be negative": self.blur >= 0,
         }
         _require("phantom", checks)
 

@@ -13,6 +13,7 @@ from r2n2_jax.config import Config, ModelConfig
 from r2n2_jax.data.series import fixed_frame
 from r2n2_jax.errors import InputError
 from r2n2_jax.io import check_pixels
+from r2n2_jax.levenberg_marquardt import refine as refine_pair
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
@@ -70,13 +71,14 @@ class Registrar:
         self.config = config
         self.params = params
 
-    def register(self, fixed: np.ndarray, moving: np.ndarray, *, steps: int | None = None) -> Registration:
+    def register(self, fixed: np.ndarray, moving: np.ndarray, *, steps: int | None = None, refine: int = 0) -> Registration:
         """Registers one pair.
 
         Args:
             fixed: ``[*spatial]``, of any size and intensity range.
             moving: the same shape.
             steps: local transformations; by default as many as in training.
+            refine: Levenberg-Marquardt steps on them, for this pair alone.
 
         Raises:
             InputError: where the images do not match the model or each other, are not finite, or constant.
@@ -86,16 +88,19 @@ class Registrar:
         self._check(moving, "the moving image")
         if fixed.shape != moving.shape:
             raise InputError(f"the fixed image has the shape {fixed.shape}, the moving one {moving.shape}; they must be equal")
-        result = self._run(fixed[None], moving[None], steps)
+        result = self._run(fixed[None], moving[None], steps, refine)
         return jax.tree.map(lambda array: np.asarray(array[0]), result)
 
-    def register_series(self, frames: np.ndarray, fixed: int | None = None, *, steps: int | None = None) -> Registration:
+    def register_series(
+        self, frames: np.ndarray, fixed: int | None = None, *, steps: int | None = None, refine: int = 0
+    ) -> Registration:
         """Registers every frame of a series to one of them.
 
         Args:
             frames: ``[T, *spatial]``, at least two.
             fixed: index of the frame that stays; by default the one nearest the mean position of the motion.
             steps: local transformations per frame; by default as many as in training.
+            refine: Levenberg-Marquardt steps on them, for each frame alone.
 
         Raises:
             InputError: see ``register``; or where there is one frame, or no frame ``fixed``.
@@ -108,10 +113,12 @@ class Registrar:
         index = fixed_frame(frames) if fixed is None else fixed
         if not 0 <= index < len(frames):
             raise InputError(f"no frame {index} in a series of {len(frames)}")
-        result = self.register_batch(np.broadcast_to(frames[index], frames.shape), frames, steps=steps)
+        result = self.register_batch(np.broadcast_to(frames[index], frames.shape), frames, steps=steps, refine=refine)
         return dataclasses.replace(result, fixed_frame=index)
 
-    def register_batch(self, fixed: np.ndarray, moving: np.ndarray, *, steps: int | None = None) -> Registration:
+    def register_batch(
+        self, fixed: np.ndarray, moving: np.ndarray, *, steps: int | None = None, refine: int = 0
+    ) -> Registration:
         """Registers many pairs ``[N, *spatial]`` that were checked already; every array has the axis ``N`` in front."""
         parts = []
         for start in range(0, len(fixed), _PAIRS_AT_ONCE):
@@ -119,16 +126,20 @@ class Registrar:
             # A last, shorter chunk is filled up: every chunk runs the same compiled program.
             filled = np.resize(chunk, min(_PAIRS_AT_ONCE, len(fixed)))
             kept = slice(len(chunk))
-            result = self._run(fixed[filled], moving[filled], steps)
+            result = self._run(fixed[filled], moving[filled], steps, refine)
             parts.append(jax.tree.map(lambda array, kept=kept: np.asarray(array[kept]), result))
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
-    def _run(self, fixed: np.ndarray, moving: np.ndarray, steps: int | None) -> Registration:
+    def _run(self, fixed: np.ndarray, moving: np.ndarray, steps: int | None, refine: int) -> Registration:
         model = self.config.model
         count = model.steps if steps is None else steps
         if count < 1:
             raise InputError(f"{count} steps; at least one is needed")
+        if refine < 0:
+            raise InputError(f"{refine} steps of refinement; none (0) or more are needed")
         gaussians = propose(self.params, model, fixed, moving, steps=count)
+        if refine:
+            gaussians = _refined(gaussians, model, fixed, moving, iterations=refine)
         field, warped, mask = _apply(gaussians, moving)
         return Registration(field, warped, mask, gaussians, count)
 
@@ -175,12 +186,20 @@ def propose(params: Any, model: ModelConfig, fixed: Array, moving: Array, *, ste
     Returns:
         fields ``[B, steps, ...]``.
     """
-
-    def prepare(image: Array) -> Array:
-        return standardise(resample(image[..., None], (model.resolution,) * model.ndim))
-
-    sequence = R2N2(model).apply({"params": params}, jax.vmap(prepare)(fixed), jax.vmap(prepare)(moving), steps=steps)
+    sequence = R2N2(model).apply({"params": params}, _prepare(model, fixed), _prepare(model, moving), steps=steps)
     return jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), sequence.gaussians)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "iterations"))
+def _refined(gaussians: Gaussians, model: ModelConfig, fixed: Array, moving: Array, *, iterations: int) -> Gaussians:
+    """Each pair's Gaussians after instance refinement at the model's resolution."""
+    each = jax.vmap(functools.partial(refine_pair, iterations=iterations))
+    return each(_prepare(model, fixed), _prepare(model, moving), gaussians).gaussians
+
+
+def _prepare(model: ModelConfig, images: Array) -> Array:
+    """``[B, *spatial]`` as the network sees them."""
+    return jax.vmap(lambda image: standardise(resample(image[..., None], (model.resolution,) * model.ndim)))(images)
 
 
 @jax.jit

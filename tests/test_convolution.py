@@ -33,7 +33,7 @@ def ordinary(features, kernel, stride):
     return jax.lax.conv_general_dilated(features, kernel, strides, "SAME", dimension_numbers=layout)
 
 
-@pytest.mark.parametrize("shape, width", [((2, 9, 12, 3), 3), ((1, 16, 11, 2), 7), ((1, 8, 7, 6, 2), 3)])
+@pytest.mark.parametrize(("shape", "width"), [((2, 9, 12, 3), 3), ((1, 16, 11, 2), 7), ((1, 8, 7, 6, 2), 3)])
 def test_is_the_correlation_that_scipy_computes(key, shape, width):
     features, kernel = (np.asarray(a, np.float64) for a in operands(key, shape, width))
     expected = np.zeros((*shape[:-1], kernel.shape[-1]))
@@ -42,7 +42,7 @@ def test_is_the_correlation_that_scipy_computes(key, shape, width):
     np.testing.assert_allclose(convolve(*operands(key, shape, width), 1), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape, width, stride", SHAPES)
+@pytest.mark.parametrize(("shape", "width", "stride"), SHAPES)
 def test_value_and_gradients_are_the_ordinary_ones(key, shape, width, stride):
     features, kernel = operands(key, shape, width)
     value, pull = jax.vjp(lambda f, k: convolve(f, k, stride), features, kernel)

@@ -18,8 +18,8 @@ from r2n2_jax.config import PRESETS, Config, ModelConfig, TrainingConfig, differ
 LAYERS = [
     ("errors", "config", "version"),
     ("ops",),
-    ("losses", "geometry", "models"),
-    ("io",),
+    ("losses", "geometry", "models", "transforms"),
+    ("optimise", "levenberg_marquardt", "io", "landmarks"),
     ("data",),
     ("training",),
     ("registration",),

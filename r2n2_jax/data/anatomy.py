@@ -129,11 +129,11 @@ class Anatomy(NamedTuple):
     waves: Array
 
 
-def sample_anatomy(key: Array) -> Anatomy:
-    """A random patient."""
+def sample_anatomy(key: Array, *, body: Shape | None = None) -> Anatomy:
+    """A random patient; or, of the given ``body``, random vessels and texture."""
     key_shape, key_right, key_left, key_liver, key_waves = jax.random.split(key, 5)
     low, high = jnp.array(_RANGES).T
-    s = Shape(*jax.random.uniform(key_shape, low.shape, minval=low, maxval=high))
+    s = Shape(*jax.random.uniform(key_shape, low.shape, minval=low, maxval=high)) if body is None else body
     trees = [_tree(key_right), _tree(key_left), _tree(key_liver)]
     placed = [_in_lung(s, trees[0], -1.0), _in_lung(s, trees[1], 1.0), _in_liver(s, trees[2])]
     segments = [_segments(nodes) for nodes in placed]
@@ -206,16 +206,14 @@ def intensity(anatomy: Anatomy, tissue: Array, *, edge: float, lung_density: Arr
     lung = over(lung, jnp.full_like(x, s.vessel), _vessel_distance(anatomy.lung_vessels, tissue))
     liver_vessel = jnp.full_like(x, s.liver * (1.0 + s.liver_vessel))
     liver = over(jnp.full_like(x, s.liver), liver_vessel, _vessel_distance(anatomy.liver_vessels, tissue))
-    liver_inside = _smooth_min(s.liver_edge - x - 0.4 * y, s.liver_bottom - 0.15 * x - y)
-    below = over(jnp.full_like(x, s.abdomen), liver, liver_inside)
+    below = over(jnp.full_like(x, s.abdomen), liver, _liver_distance(s, tissue))
     left_organ = _smooth_min(x - s.midline - 0.22, 0.62 - y)
     below = over(below, jnp.full_like(x, s.left_abdomen), left_organ)
     middle = jnp.full_like(x, 0.8 * s.muscle + 0.2 * s.heart)
-    chest = over(middle, lung, jnp.abs(x - s.midline) - s.mediastinum * (1.0 + 0.3 * y))
-    anterior = 1.0 - s.posterior
+    chest = over(middle, lung, _beside_mediastinum(s, tissue))
     radius = jnp.linalg.norm(heart_frame(s, tissue) + 1e-6, axis=-1)
     heart = jnp.where(radius < 0.6, s.heart, 0.75 * s.heart)
-    chest = over(chest, heart, (jnp.minimum(1.0, 1.6 * anterior) - radius) * s.heart_height)
+    chest = over(chest, heart, _heart_distance(s, tissue))
     inner = over(chest, below, y - diaphragm(s, x))
     wall = over(jnp.full_like(x, s.muscle), jnp.full_like(x, s.fat), 0.06 - outline(s, tissue))
     wall = over(wall, jnp.full_like(x, s.rib), _rib_distance(s, tissue))
@@ -226,9 +224,37 @@ def intensity(anatomy: Anatomy, tissue: Array, *, edge: float, lung_density: Arr
     return image * jax.nn.sigmoid(4.0 * outline(s, tissue) / edge)
 
 
+def organs(s: Shape, tissue: Array) -> dict[str, Array]:
+    """Which tissue points ``[..., 2]`` belong to the body, the lungs and the liver: ``[...]`` bool."""
+    visible_spine = (spine_visibility(s) > 0.5) & (jnp.abs(tissue[..., 0] - s.midline) < s.spine_width)
+    chest = (cavity(s, tissue) > 0) & (outline(s, tissue) > 0) & ~visible_spine
+    above = tissue[..., 1] < diaphragm(s, tissue[..., 0])
+    return {
+        "body": outline(s, tissue) > 0,
+        "lungs": chest & above & (_beside_mediastinum(s, tissue) > 0) & (_heart_distance(s, tissue) < 0),
+        "liver": chest & ~above & (_liver_distance(s, tissue) > 0),
+    }
+
+
 def spine_visibility(s: Shape) -> Array:
     """1 in posterior slices, where the static spine shows, 0 in anterior ones."""
     return jnp.clip(3.0 * (s.posterior - 0.5), 0.0, 1.0)
+
+
+def _beside_mediastinum(s: Shape, points: Array) -> Array:
+    return jnp.abs(points[..., 0] - s.midline) - s.mediastinum * (1.0 + 0.3 * points[..., 1])
+
+
+def _heart_distance(s: Shape, points: Array) -> Array:
+    """Positive inside the heart, which is smaller in posterior slices."""
+    radius = jnp.linalg.norm(heart_frame(s, points) + 1e-6, axis=-1)
+    return (jnp.minimum(1.0, 1.6 * (1.0 - s.posterior)) - radius) * s.heart_height
+
+
+def _liver_distance(s: Shape, points: Array) -> Array:
+    """Positive inside the liver's lower and left borders; its dome is the diaphragm."""
+    x, y = points[..., 0], points[..., 1]
+    return _smooth_min(s.liver_edge - x - 0.4 * y, s.liver_bottom - 0.15 * x - y)
 
 
 def _smooth_min(a: Array, b: Array) -> Array:

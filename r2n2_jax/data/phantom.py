@@ -40,6 +40,24 @@ class Breath(NamedTuple):
     pulsation: Array
 
 
+class Scan(NamedTuple):
+    """The scanner's settings for one series: scalars but for ``wave [2]``.
+
+    Attributes:
+        wave: the wave vector of the coil's field.
+        phase: its phase.
+        bias: its amplitude.
+        noise: standard deviation of the noise, as a share of the brightest tissue.
+        blur: standard deviation of the blur, normalised units.
+    """
+
+    wave: Array
+    phase: Array
+    bias: Array
+    noise: Array
+    blur: Array
+
+
 class Pair(NamedTuple):
     """A fixed and a moving frame of one patient, with what is true of them.
 
@@ -79,10 +97,10 @@ def sample(key: Array, config: PhantomConfig, shape: tuple[int, int]) -> Pair:
     fixed_tissue = to_tissue(anatomy, fixed_breath, points)
     moving_tissue = to_tissue(anatomy, moving_breath, points)
     landmarks = anatomy.landmarks
-    field = coil_field(key_coil, config, shape)
+    scan = sample_scan(key_coil, config)
     return Pair(
-        fixed=acquire(key_fixed, config, render(anatomy, fixed_breath, fixed_tissue, density=config.density), field),
-        moving=acquire(key_moving, config, render(anatomy, moving_breath, moving_tissue, density=config.density), field),
+        fixed=acquire(key_fixed, scan, render(anatomy, fixed_breath, fixed_tissue, density=config.density)),
+        moving=acquire(key_moving, scan, render(anatomy, moving_breath, moving_tissue, density=config.density)),
         displacement=from_tissue(anatomy, moving_breath, fixed_tissue) - points,
         fixed_landmarks=from_tissue(anatomy, fixed_breath, landmarks),
         moving_landmarks=from_tissue(anatomy, moving_breath, landmarks),
@@ -173,21 +191,36 @@ def render(anatomy: Anatomy, breath: Breath, tissue: Array, *, density: bool = T
     return intensity(anatomy, tissue, edge=edge, lung_density=lung_density)[..., None]
 
 
-def acquire(key: Array, config: PhantomConfig, image: Array, field: Array) -> Array:
-    """The scanner's part: the coil's ``field`` and Rician noise on a noise-free ``image``, both ``[H, W, 1]``."""
-    key_level, key_noise = jax.random.split(key)
-    level = config.noise * jax.random.uniform(key_level, minval=0.2)
-    real, imaginary = level * jax.random.normal(key_noise, (2, *image.shape))
-    return jnp.sqrt((image * field + real) ** 2 + imaginary**2)
+def displacement_between(anatomy: Anatomy, fixed_breath: Breath, moving_breath: Breath, points: Array) -> Array:
+    """The exact displacement ``[..., 2]`` that carries points of the fixed frame to their places in the moving one."""
+    return from_tissue(anatomy, moving_breath, to_tissue(anatomy, fixed_breath, points)) - points
 
 
-def coil_field(key: Array, config: PhantomConfig, shape: tuple[int, int]) -> Array:
-    """A slowly varying sensitivity ``[H, W, 1]``, one for all frames of a patient: it does not move with the body."""
-    key_wave, key_phase = jax.random.split(key)
-    wave = jax.random.uniform(key_wave, (2,), minval=-1.8, maxval=1.8)
-    phase = jax.random.uniform(key_phase, maxval=2.0 * jnp.pi)
-    points = coordinates(shape)
-    return (1.0 + config.bias * jnp.sin(points @ wave + phase))[..., None]
+def sample_scan(key: Array, config: PhantomConfig) -> Scan:
+    """A random setting of the scanner, the same for all frames of a series."""
+    key_wave, key_phase, key_noise, key_blur = jax.random.split(key, 4)
+    return Scan(
+        wave=jax.random.uniform(key_wave, (2,), minval=-1.8, maxval=1.8),
+        phase=jax.random.uniform(key_phase, maxval=2.0 * jnp.pi),
+        bias=jnp.asarray(config.bias),
+        noise=config.noise * jax.random.uniform(key_noise, minval=0.2),
+        blur=config.blur * jax.random.uniform(key_blur),
+    )
+
+
+def acquire(key: Array, scan: Scan, image: Array) -> Array:
+    """What the scanner makes of a noise-free image ``[H, W, 1]``: coil field, blur, Rician noise.
+
+    The coil's field is fixed in space, it does not move with the body. The blur is a Gaussian window on k-space.
+    """
+    shape = image.shape[:-1]
+    field = 1.0 + scan.bias * jnp.sin(coordinates(shape) @ scan.wave + scan.phase)
+    frequencies = [2.0 * jnp.pi * f(n, 2.0 / (n - 1)) for f, n in zip((jnp.fft.fftfreq, jnp.fft.rfftfreq), shape, strict=True)]
+    squared = frequencies[0][:, None] ** 2 + frequencies[1][None] ** 2
+    window = jnp.exp(-0.5 * scan.blur**2 * squared)
+    blurred = jnp.fft.irfft2(jnp.fft.rfft2(image[..., 0] * field) * window, shape)[..., None]
+    real, imaginary = scan.noise * jax.random.normal(key, (2, *image.shape))
+    return jnp.sqrt((blurred + real) ** 2 + imaginary**2)
 
 
 def _volume_change(anatomy: Anatomy, breath: Breath, tissue: Array) -> Array:

@@ -1,14 +1,17 @@
-"""Pictures of a registration, drawn by matplotlib without any global state."""
+"""Pictures of registrations, drawn by matplotlib without any global state."""
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from r2n2_jax.geometry import points_to_px, to_px
-from r2n2_jax.ops.gaussian import Gaussians, rotation_matrix
+from r2n2_jax.ops.gaussian import Gaussians, displacement, rotation_matrix
+from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.warp import warp
 from r2n2_jax.registration import Registration
 
 _ARROWS = 24
@@ -50,6 +53,96 @@ def save_registration(path: Path, fixed: np.ndarray, moving: np.ndarray, result:
     figure.savefig(path, dpi=110)
 
 
+def draw_sequence(fixed: np.ndarray, moving: np.ndarray, gaussians: Gaussians, *, aspect: float = 1.0) -> Figure:
+    """The paper's figure 7: warped image, difference and local transformations after a few steps, the last one among them.
+
+    Args:
+        fixed: ``[H, W]``.
+        moving: ``[H, W]``.
+        gaussians: fields ``[T, ...]``.
+        aspect: height of a pixel over its width.
+    """
+    total = len(gaussians.position)
+    steps = sorted({max(1, round(total * share)) for share in (0.08, 0.16, 0.32, 1.0)} | {1, min(2, total)})
+    figure = Figure(figsize=(2.6 * (len(steps) + 1), 8.2 * aspect * fixed.shape[0] / fixed.shape[1]), layout="constrained")
+    axes = figure.subplots(3, len(steps) + 1)
+    points = coordinates(fixed.shape)
+    low, high = np.percentile(fixed, 0.5), np.percentile(fixed, 99.5)
+    most = max(float(np.percentile(np.abs(fixed - moving), 99.5)), np.finfo(np.float32).tiny)
+    for column, count in enumerate([0, *steps]):
+        part = jax.tree.map(lambda values, count=count: values[:count], gaussians)
+        warped = np.asarray(warp(moving[..., None], displacement(part, points)))[..., 0] if count else moving
+        axes[0, column].imshow(warped, cmap="gray", vmin=low, vmax=high, aspect=aspect)
+        axes[0, column].set_title("moving" if count == 0 else f"after {count}")
+        axes[1, column].imshow(np.abs(fixed - warped), cmap="magma", vmin=0, vmax=most, aspect=aspect)
+        axes[2, column].imshow(fixed, cmap="gray", vmin=low, vmax=high, aspect=aspect)
+        _draw_ellipses(axes[2, column], fixed.shape, part, of=total)
+    axes[2, 0].set_title("fixed")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure
+
+
+def draw_course(gaussians: Gaussians) -> Figure:
+    """Shape, weight and rotation of the local transformations over the steps: the mean and the middle half of many pairs.
+
+    Args:
+        gaussians: fields ``[N, T, ...]``.
+    """
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    axes = figure.subplots(1, 3)
+    curves = (
+        ("extension (standard deviation), normalised", np.sqrt(gaussians.variance).mean(axis=-1)),
+        ("length of the weight, normalised", np.linalg.norm(gaussians.weight, axis=-1)),
+        ("rotation, radians", np.asarray(gaussians.rotation).mean(axis=-1)),
+    )
+    for axis, (name, values) in zip(axes, curves, strict=True):
+        steps = np.arange(1, values.shape[1] + 1)
+        low, high = np.percentile(values, [25, 75], axis=0)
+        axis.fill_between(steps, low, high, alpha=0.3)
+        axis.plot(steps, values.mean(axis=0), marker="o", markersize=3)
+        axis.set(xlabel="step", title=name)
+    return figure
+
+
+def draw_error_over_depth(depth: np.ndarray, errors: dict[str, np.ndarray]) -> Figure:
+    """TRE against breathing depth, one colour a method.
+
+    Args:
+        depth: ``[N]``, millimetres of the diaphragm.
+        errors: ``[N]`` millimetres by method.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for name, values in errors.items():
+        axis.scatter(depth, values, s=9, label=name)
+    axis.set(xlabel="diaphragm below its place in the fixed frame, mm", ylabel="TRE, mm", yscale="log")
+    axis.legend()
+    return figure
+
+
+def draw_pairs(rows: list[tuple[str, np.ndarray, np.ndarray, dict[str, np.ndarray]]]) -> Figure:
+    """A row a pair: fixed, moving, then the difference that each method leaves.
+
+    Args:
+        rows: ``(title, fixed, moving, warped by method)``, images ``[H, W]``.
+    """
+    figure = Figure(figsize=(2.5 * (2 + len(rows[0][3])), 2.7 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 2 + len(rows[0][3]), squeeze=False)
+    for line, (title, fixed, moving, warped) in zip(axes, rows, strict=True):
+        most = max(float(np.percentile(np.abs(fixed - moving), 99.5)), np.finfo(np.float32).tiny)
+        line[0].imshow(fixed, cmap="gray")
+        line[0].set_title(title, fontsize=9)
+        line[1].imshow(moving, cmap="gray")
+        line[1].set_title("moving", fontsize=9)
+        for axis, (name, image) in zip(line[2:], warped.items(), strict=True):
+            axis.imshow(np.abs(fixed - image), cmap="magma", vmin=0, vmax=most)
+            axis.set_title(f"|fixed - {name}|", fontsize=9)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure
+
+
 def _draw_field(axis: Axes, fixed: np.ndarray, field: np.ndarray, aspect: float) -> None:
     """Arrows from the fixed image's points to where they lie in the moving image, at true length."""
     axis.imshow(fixed, cmap="gray", aspect=aspect, alpha=0.6)
@@ -59,14 +152,16 @@ def _draw_field(axis: Axes, fixed: np.ndarray, field: np.ndarray, aspect: float)
     axis.quiver(x, y, arrows[..., 0], arrows[..., 1], angles="xy", scale_units="xy", scale=1, color="tab:cyan", width=0.003)
 
 
-def _draw_ellipses(axis: Axes, shape: tuple[int, ...], gaussians: Gaussians) -> None:
+def _draw_ellipses(axis: Axes, shape: tuple[int, ...], gaussians: Gaussians, *, of: int | None = None) -> None:
+    """Those given, coloured as the first ``of`` all."""
+    of = len(gaussians.position) if of is None else of
     angle = np.linspace(0.0, 2.0 * np.pi, 73)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     rotations = np.asarray(rotation_matrix(gaussians.rotation))
     for step, (position, variance, rotation, weight) in enumerate(
         zip(gaussians.position, gaussians.variance, rotations, gaussians.weight, strict=True)
     ):
-        colour = colormaps["plasma"](step / max(len(rotations) - 1, 1))
+        colour = colormaps["plasma"](step / max(of - 1, 1))
         outline = points_to_px(position + (circle * np.sqrt(variance)) @ rotation.T, shape)
         axis.plot(outline[:, 0], outline[:, 1], color=colour, linewidth=1.2)
         centre, arrow = points_to_px(position, shape), to_px(weight, shape)

@@ -1,110 +1,125 @@
-"""What a registration is judged by, pair by pair, at the images' own resolution."""
+"""What a displacement field is judged by, pair by pair, at the images' own resolution; one NumPy number a pair, ``[N]``."""
 
-import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.geometry import to_px
-from r2n2_jax.ops.gaussian import displacement
+from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import standardise
 from r2n2_jax.ops.jacobian import determinant
 from r2n2_jax.ops.similarity import mse, ncc
-from r2n2_jax.ops.warp import warp
-from r2n2_jax.registration import Registrar, Registration
+from r2n2_jax.ops.warp import inside, sample, sample_nearest, warp
 
-_TIMED_RUNS = 9
+Array = jax.Array
 
-
-class Pairs(NamedTuple):
-    """Pairs of one size to judge by.
-
-    Attributes:
-        name: where they come from.
-        fixed: ``[N, *spatial]``, any range.
-        moving: the same shape.
-        fixed_landmarks: ``[N, L, d]`` normalised, or None where none are known.
-        moving_landmarks: the same tissue in the moving images.
-    """
-
-    name: str
-    fixed: np.ndarray
-    moving: np.ndarray
-    fixed_landmarks: np.ndarray | None = None
-    moving_landmarks: np.ndarray | None = None
+_LEAST_DETERMINANT = 1e-3
 
 
 class Metrics(NamedTuple):
-    """One number a pair, ``[N]``.
+    """One number a pair, ``[N]``; None where the case does not know what is needed.
 
     Attributes:
-        tre_initial: mean landmark distance in pixels before registration, or None without landmarks.
-        tre_network: after it.
-        mse_initial: MSE of the standardised images before.
-        mse_network: after, over the pixels that see the moving image.
-        ncc_initial: normalised cross-correlation before.
-        ncc_network: after, over the same pixels.
+        tre_mm: mean landmark distance, millimetres.
+        tre_px: the same in pixels.
+        worst_landmark_mm: the farthest landmark's.
+        end_point_error_mm: mean distance of the field from the exact one, in the body.
+        dice: overlap of each organ's mask with the moving mask under the field.
+        mse: of the standardised images, over the pixels that see the moving image.
+        ncc: normalised cross-correlation over the same pixels.
         folded: share of pixels whose Jacobian determinant is not positive (central differences, one-sided at the border).
+        log_jacobian: standard deviation of the determinant's logarithm (of 0.001 where it is below).
     """
 
-    tre_initial: np.ndarray | None
-    tre_network: np.ndarray | None
-    mse_initial: np.ndarray
-    mse_network: np.ndarray
-    ncc_initial: np.ndarray
-    ncc_network: np.ndarray
+    tre_mm: np.ndarray | None
+    tre_px: np.ndarray | None
+    worst_landmark_mm: np.ndarray | None
+    end_point_error_mm: np.ndarray | None
+    dice: dict[str, np.ndarray] | None
+    mse: np.ndarray
+    ncc: np.ndarray
     folded: np.ndarray
+    log_jacobian: np.ndarray
 
 
-def measure(pairs: Pairs, result: Registration) -> Metrics:
-    """Judges the registration of a batch of pairs."""
-    fixed, moving = (jax.vmap(standardise)(images[..., None]) for images in (pairs.fixed, pairs.moving))
-    warped = jax.vmap(warp)(moving, result.displacement)
-    similarity = [
-        jax.vmap(measure_one)(fixed, image, mask)
-        for measure_one in (mse, ncc)
-        for image, mask in ((moving, np.ones_like(result.inside)), (warped, result.inside))
-    ]
-    folded = np.mean(np.asarray(_determinants(result.displacement)) <= 0, axis=tuple(range(1, fixed.ndim - 1)))
-    tre_initial = tre_network = None
-    if pairs.fixed_landmarks is not None:
-        shape = pairs.fixed.shape[1:]
-        carried = pairs.fixed_landmarks + jax.vmap(displacement)(result.parameters, pairs.fixed_landmarks)
-        tre_initial = target_registration_error_px(pairs.fixed_landmarks, pairs.moving_landmarks, shape)
-        tre_network = target_registration_error_px(carried, pairs.moving_landmarks, shape)
-    return Metrics(tre_initial, tre_network, *(np.asarray(values) for values in similarity), folded)
+def measure(case: Case, displacement: np.ndarray) -> Metrics:
+    """Judges fields ``[N, *spatial, d]``, normalised; landmarks are carried by the field's linear interpolation."""
+    determinants = np.asarray(_determinants(displacement))
+    axes = tuple(range(1, determinants.ndim))
+    similarity = _similarity(case.fixed, case.moving, displacement)
+    missed_mm = missed_px = None
+    if case.fixed_landmarks is not None:
+        carried = case.fixed_landmarks + np.asarray(_at(displacement, case.fixed_landmarks))
+        missed_px = to_px(carried - case.moving_landmarks, case.fixed.shape[1:])
+        missed_mm = np.linalg.norm(missed_px * np.asarray(case.spacing), axis=-1)
+        missed_px = np.linalg.norm(missed_px, axis=-1)
+    return Metrics(
+        tre_mm=None if missed_mm is None else np.nanmean(missed_mm, axis=-1),
+        tre_px=None if missed_px is None else np.nanmean(missed_px, axis=-1),
+        worst_landmark_mm=None if missed_mm is None else np.nanmax(missed_mm, axis=-1),
+        end_point_error_mm=None if case.displacement is None else _end_point_error_mm(case, displacement),
+        dice=None if case.fixed_masks is None else _dice(case, displacement),
+        mse=np.asarray(similarity[0]),
+        ncc=np.asarray(similarity[1]),
+        folded=np.mean(determinants <= 0, axis=axes),
+        log_jacobian=np.std(np.log(np.maximum(determinants, _LEAST_DETERMINANT)), axis=axes),
+    )
 
 
-def target_registration_error_px(mapped: np.ndarray, truth: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The mean distance of landmarks from where they should be.
-
-    Args:
-        mapped: ``[N, L, d]``, the fixed landmarks carried into the moving image, normalised.
-        truth: ``[N, L, d]``, the same tissue there.
-        shape: of the images.
-
-    Returns:
-        ``[N]``, pixels.
-    """
-    return np.linalg.norm(to_px(np.asarray(mapped) - np.asarray(truth), shape), axis=-1).mean(axis=-1)
-
-
-def concatenate(parts: Iterable[Metrics]) -> Metrics:
-    """The metrics of all pairs of several batches."""
-    return Metrics(*(None if values[0] is None else np.concatenate(values) for values in zip(*parts, strict=True)))
+def concatenate(parts: Sequence[Metrics]) -> Metrics:
+    """The metrics of all pairs of several cases; what one of them lacks is None."""
+    columns = {}
+    for name in Metrics._fields:
+        values = [getattr(part, name) for part in parts]
+        if any(value is None for value in values):
+            columns[name] = None
+        elif name == "dice":
+            columns[name] = {organ: np.concatenate([value[organ] for value in values]) for organ in values[0]}
+        else:
+            columns[name] = np.concatenate(values)
+    return Metrics(**columns)
 
 
-def seconds_per_pair(registrar: Registrar, fixed: np.ndarray, moving: np.ndarray) -> float:
-    """The median time of registering one pair, arrays in and out, after the compilation."""
-    registrar.register(fixed, moving)
-    times = []
-    for _ in range(_TIMED_RUNS):
-        start = time.perf_counter()
-        registrar.register(fixed, moving)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+def _end_point_error_mm(case: Case, displacement: np.ndarray) -> np.ndarray:
+    missed = to_px(displacement - case.displacement, case.fixed.shape[1:]) * np.asarray(case.spacing)
+    distance = np.linalg.norm(missed, axis=-1)
+    body = np.ones(distance.shape, bool) if case.fixed_masks is None else case.fixed_masks["body"]
+    axes = tuple(range(1, distance.ndim))
+    return np.sum(distance * body, axis=axes) / np.sum(body, axis=axes)
+
+
+def _dice(case: Case, displacement: np.ndarray) -> dict[str, np.ndarray]:
+    result = {}
+    for organ, fixed in case.fixed_masks.items():
+        warped = np.asarray(_warp_nearest(case.moving_masks[organ].astype(np.float32), displacement)) > 0.5
+        axes = tuple(range(1, fixed.ndim))
+        both, total = np.sum(fixed & warped, axis=axes), np.sum(fixed, axis=axes) + np.sum(warped, axis=axes)
+        result[organ] = np.where(total > 0, 2.0 * both / np.maximum(total, 1), 1.0)
+    return result
+
+
+@jax.jit
+def _similarity(fixed: Array, moving: Array, displacement: Array) -> tuple[Array, Array]:
+    fixed, moving = (jax.vmap(standardise)(images[..., None]) for images in (fixed, moving))
+    warped = jax.vmap(warp)(moving, displacement)
+    mask = inside(coordinates(fixed.shape[1:-1])[None] + displacement)
+    return jax.vmap(mse)(fixed, warped, mask), jax.vmap(ncc)(fixed, warped, mask)
+
+
+@jax.jit
+def _warp_nearest(masks: Array, displacement: Array) -> Array:
+    points = coordinates(masks.shape[1:])[None] + displacement
+    return jax.vmap(sample_nearest)(masks[..., None], points)[..., 0]
+
+
+@jax.jit
+def _at(displacement: Array, points: Array) -> Array:
+    # A missing landmark is NaN; its place is replaced for the sampling and stays NaN in the sum.
+    return jax.vmap(sample)(displacement, jnp.where(jnp.isnan(points), 0.0, points))
 
 
 _determinants = jax.jit(jax.vmap(determinant))

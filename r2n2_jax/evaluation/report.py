@@ -1,49 +1,63 @@
-"""What a run leaves in its folder: results.json and a picture; and what a registered pair leaves in its."""
+"""What a run leaves in its folder: results.json, tables, pictures and one HTML page; and what a registered pair leaves."""
 
+import base64
+import html
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from matplotlib.figure import Figure
 
-from r2n2_jax.data.dataset import held_out_phantoms
-from r2n2_jax.data.series import Series
-from r2n2_jax.evaluation.figures import save_registration
-from r2n2_jax.evaluation.metrics import Pairs, concatenate, measure, seconds_per_pair
-from r2n2_jax.evaluation.tables import summarise
+from r2n2_jax.evaluation import figures, tables
+from r2n2_jax.evaluation.cases import Case
+from r2n2_jax.evaluation.methods import Method, Outcome, run
 from r2n2_jax.io import Image, write_displacement, write_image, write_json
+from r2n2_jax.ops.gaussian import Gaussians
 from r2n2_jax.registration import Registrar, Registration
 
-
-def phantom_pairs(registrar: Registrar, count: int) -> list[Pairs]:
-    """The first ``count`` pairs of the phantom's test set, at the model's resolution."""
-    config = registrar.config
-    pairs = jax.tree.map(np.asarray, held_out_phantoms(config.phantom, config.model.resolution, "test", count))
-    return [Pairs("phantom", pairs.fixed[..., 0], pairs.moving[..., 0], pairs.fixed_landmarks, pairs.moving_landmarks)]
-
-
-def series_pairs(series: Sequence[Series]) -> list[Pairs]:
-    """Every frame of every series with the series' fixed frame, at their own resolution."""
-    pairs = []
-    for one in series:
-        moving = np.delete(one.frames, one.fixed, axis=0)
-        pairs.append(Pairs(f"{one.patient} slice {one.slice}", np.broadcast_to(one.frames[one.fixed], moving.shape), moving))
-    return pairs
+_WORST = 5
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:#222}"
+    "table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:.2em .7em;text-align:right}"
+    "td:first-child,th:first-child{text-align:left}img{max-width:100%}figcaption{color:#555}"
+)
 
 
-def evaluate(registrar: Registrar, batches: Sequence[Pairs], folder: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Registers and judges all pairs; writes ``results.json`` and ``registration.png`` (the median pair) to ``folder``."""
-    measured = []
-    for pairs in tqdm(batches, desc="evaluating", disable=None if progress else True):
-        measured.append(measure(pairs, registrar.register_batch(pairs.fixed, pairs.moving)))
-    metrics = concatenate(measured)
-    batch, index = _median_pair(metrics.mse_network, [len(pairs.fixed) for pairs in batches])
-    fixed, moving = batches[batch].fixed[index], batches[batch].moving[index]
-    save_registration(folder / "registration.png", fixed, moving, registrar.register(fixed, moving))
-    results = summarise(metrics, registrar.config, seconds_per_pair(registrar, fixed, moving))
+def evaluate(
+    registrar: Registrar, methods: Sequence[Method], cases: Sequence[Case], folder: Path, *, progress: bool = True
+) -> dict[str, Any]:
+    """Registers and judges all cases by all methods.
+
+    Writes ``results.json``, ``pairs.csv`` and ``registration.png`` (the median pair of the network) to ``folder``; and, where
+    the B-spline is among the methods, ``table.md`` and ``report.html``.
+
+    Args:
+        registrar: the network.
+        methods: what to compare; ``initial`` and ``network`` among them.
+        cases: what to register.
+        folder: an existing folder.
+        progress: show bars.
+
+    Returns:
+        the content of ``results.json``.
+    """
+    outcomes = {method.name: run(method, cases, progress=progress) for method in methods}
+    results = tables.summarise(cases, outcomes, registrar.config)
+    case, pair = _ranked(outcomes["network"], "mse")[sum(len(one.fixed) for one in cases) // 2]
+    fixed, moving = cases[case].fixed[pair], cases[case].moving[pair]
+    shown = registrar.register(fixed, moving)
+    figures.save_registration(folder / "registration.png", fixed, moving, shown, aspect=_aspect(cases[case]))
     write_json(folder / "results.json", results)
+    tables.write_pairs(folder / "pairs.csv", cases, outcomes)
+    if "bspline" in outcomes:
+        rows = [tables.markdown(*tables.summary_rows(results))]
+        if results["table"] is not None:
+            rows.insert(0, tables.markdown(*tables.table_1_rows(results["table"])))
+        (folder / "table.md").write_text("\n".join(rows), encoding="utf-8")
+        (folder / "report.html").write_text(_page(registrar, cases, outcomes, results), encoding="utf-8")
     return results
 
 
@@ -55,7 +69,7 @@ def write_registration(folder: Path, fixed: Image, moving: Image, result: Regist
     write_json(folder / "parameters.json", describe_parameters(result))
     spacing = [geometry.spacing[axis] for axis in geometry.axes]
     aspect = spacing[1] / spacing[0]
-    save_registration(folder / "registration.png", fixed.pixels, moving.pixels, result, aspect=aspect)
+    figures.save_registration(folder / "registration.png", fixed.pixels, moving.pixels, result, aspect=aspect)
 
 
 def describe_parameters(result: Registration) -> dict[str, Any]:
@@ -72,9 +86,68 @@ def describe_parameters(result: Registration) -> dict[str, Any]:
     }
 
 
-def _median_pair(values: np.ndarray, sizes: Sequence[int]) -> tuple[int, int]:
-    """(batch, index in it) of the pair with the median value."""
-    chosen = int(np.argsort(values)[len(values) // 2])
-    ends = np.cumsum(sizes)
-    batch = int(np.searchsorted(ends, chosen, side="right"))
-    return batch, chosen - int(ends[batch] - sizes[batch])
+def _page(registrar: Registrar, cases: Sequence[Case], outcomes: dict[str, Outcome], results: dict[str, Any]) -> str:
+    """The self-contained HTML report."""
+    parts = [f"<h1>Registration report</h1><p>{results['pairs']} pairs on {html.escape(results['device'])}</p>"]
+    if results["table"] is not None:
+        parts.append("<h2>TRE of every patient and slice</h2>" + _table(*tables.table_1_rows(results["table"])))
+    parts.append("<h2>Summary</h2>" + _table(*tables.summary_rows(results)))
+    parts.append(f"<p>The network's numbers are {100 * results['share_of_numbers']:.1f} % of the B-spline's.</p>")
+
+    judged = "mse" if results["tre_mm"] is None else "tre_mm"
+    ranked = _ranked(outcomes["network"], judged)
+    case, pair = ranked[len(ranked) // 2]
+    fixed, moving = cases[case].fixed[pair], cases[case].moving[pair]
+    example = registrar.register(fixed, moving)
+    sequence = figures.draw_sequence(fixed, moving, example.parameters, aspect=_aspect(cases[case]))
+    parts.append(_figure("The median pair, step by step", sequence, "Warped image, difference, local transformations."))
+    parts.append(_figure("Local transformations over the steps", figures.draw_course(_all_gaussians(registrar, cases)), ""))
+    if results["tre_mm"] is not None and all(one.depth is not None for one in cases):
+        depth = np.concatenate([one.depth for one in cases])
+        errors = {name: np.concatenate([m.tre_mm for m in outcome.metrics]) for name, outcome in outcomes.items()}
+        parts.append(_figure("TRE against breathing depth", figures.draw_error_over_depth(depth, errors), ""))
+    rows = [_compared(cases, outcomes, *which) for which in ranked[::-1][:_WORST]]
+    parts.append(_figure("The network's worst pairs", figures.draw_pairs(rows), "What each method leaves of the difference."))
+    body = "\n".join(parts)
+    title = '<meta charset="utf-8"><title>Registration report</title>'
+    return f'<!doctype html><html lang="en">{title}<style>{_STYLE}</style>{body}</html>\n'
+
+
+def _compared(
+    cases: Sequence[Case], outcomes: dict[str, Outcome], case: int, pair: int
+) -> tuple[str, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    one = cases[case]
+    warped = {"moving" if name == "initial" else name: outcome.warped[case][pair] for name, outcome in outcomes.items()}
+    return f"{one.patient} {one.slice}", one.fixed[pair], one.moving[pair], warped
+
+
+def _all_gaussians(registrar: Registrar, cases: Sequence[Case]) -> Gaussians:
+    parts = [registrar.register_batch(case.fixed, case.moving).parameters for case in cases]
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _ranked(outcome: Outcome, measure: str) -> list[tuple[int, int]]:
+    """(case, pair) from the best to the worst."""
+    values = [(getattr(m, measure)[i], case, i) for case, m in enumerate(outcome.metrics) for i in range(len(m.mse))]
+    return [(case, pair) for _, case, pair in sorted(values)]
+
+
+def _aspect(case: Case) -> float:
+    return case.spacing[1] / case.spacing[0]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = []
+    for kind, row in [("th", header), *(("td", row) for row in rows)]:
+        lines.append("<tr>" + "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in row) + "</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _figure(title: str, figure: Figure, caption: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    image = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<h2>{html.escape(title)}</h2><figure><img alt="{html.escape(title)}" src="data:image/png;base64,{image}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )

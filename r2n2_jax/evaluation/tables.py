@@ -1,7 +1,10 @@
-"""Results as a table for people and as a dictionary for programs."""
+"""Results as tables for people and as a dictionary for programs."""
 
+import csv
 import platform
+from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,53 +13,138 @@ from rich.console import Console
 from rich.table import Table
 
 from r2n2_jax.config import Config, to_dict
-from r2n2_jax.evaluation.metrics import Metrics
+from r2n2_jax.evaluation.cases import Case
+from r2n2_jax.evaluation.methods import Outcome
+from r2n2_jax.evaluation.metrics import concatenate
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy", "SimpleITK", "grain")
+_PER_PAIR = ("tre_mm", "tre_px", "worst_landmark_mm", "end_point_error_mm", "mse", "ncc", "folded", "log_jacobian")
 
 
-def summarise(metrics: Metrics, config: Config, seconds: float) -> dict[str, Any]:
-    """The content of ``results.json``.
+def summarise(cases: Sequence[Case], outcomes: dict[str, Outcome], config: Config) -> dict[str, Any]:
+    """The content of ``results.json``: for every measure one entry a method.
 
-    ``tre_px`` is null where no landmarks are known. A pair's TRE is the mean over its landmarks; ``mean``, ``median`` and
-    ``max`` are taken over the pairs.
+    A pair's TRE is the mean over its landmarks; ``mean``, ``median`` and ``max`` are taken over the pairs. What cannot be
+    known (TRE without landmarks) is null.
     """
-    model = config.model
-    numbers = model.steps * (3 * model.ndim + model.ndim * (model.ndim - 1) // 2)
-    tre = {"initial": metrics.tre_initial, "network": metrics.tre_network}
-    return {
-        "pairs": len(metrics.folded),
-        "tre_px": None if metrics.tre_initial is None else {name: _spread(values) for name, values in tre.items()},
-        "mse": {"initial": float(metrics.mse_initial.mean()), "network": float(metrics.mse_network.mean())},
-        "ncc": {"initial": float(metrics.ncc_initial.mean()), "network": float(metrics.ncc_network.mean())},
-        "folded_fraction": float(metrics.folded.mean()),
-        "seconds_per_pair": seconds,
-        "numbers": numbers,
+    pooled = {name: concatenate(outcome.metrics) for name, outcome in outcomes.items()}
+
+    def spread(measure: str) -> dict[str, dict[str, float]] | None:
+        values = {name: getattr(metrics, measure) for name, metrics in pooled.items()}
+        return None if any(v is None for v in values.values()) else {name: _spread(v) for name, v in values.items()}
+
+    def mean(measure: str) -> dict[str, float]:
+        return {name: float(np.mean(getattr(metrics, measure))) for name, metrics in pooled.items()}
+
+    dice = {name: metrics.dice for name, metrics in pooled.items()}
+    known = all(value is not None for value in dice.values())
+    results = {
+        "pairs": sum(len(case.fixed) for case in cases),
+        "tre_mm": spread("tre_mm"),
+        "tre_px": spread("tre_px"),
+        "end_point_error_mm": spread("end_point_error_mm"),
+        "dice": {n: {organ: float(v.mean()) for organ, v in value.items()} for n, value in dice.items()} if known else None,
+        "mse": mean("mse"),
+        "ncc": mean("ncc"),
+        "folded_fraction": mean("folded")["network"],
+        "folded": mean("folded"),
+        "log_jacobian_deviation": mean("log_jacobian"),
+        "seconds_per_pair": {name: outcome.seconds_per_pair for name, outcome in outcomes.items()},
+        "compile_seconds": {name: outcome.compile_seconds for name, outcome in outcomes.items()},
+        "numbers": {name: outcome.numbers for name, outcome in outcomes.items()},
+        "table": table_1(cases, outcomes),
         "config": to_dict(config),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _LIBRARIES},
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
     }
+    if "bspline" in outcomes:
+        results["share_of_numbers"] = outcomes["network"].numbers / outcomes["bspline"].numbers
+    return results
 
 
-def print_table(results: dict[str, Any], title: str) -> None:
-    """Prints the summary."""
-    table = Table(title=title, title_justify="left")
-    for column, justify in (("", "left"), ("before", "right"), ("after", "right"), ("after / before", "right")):
-        table.add_column(column, justify=justify)
+def table_1(cases: Sequence[Case], outcomes: dict[str, Outcome]) -> dict[str, Any] | None:
+    """The paper's Table 1: by patient, method and slice the mean and the largest TRE in millimetres, and the patient's mean."""
+    if any(case.fixed_landmarks is None for case in cases):
+        return None
+    table: dict[str, Any] = {}
+    for name, outcome in outcomes.items():
+        for case, metrics in zip(cases, outcome.metrics, strict=True):
+            row = table.setdefault(case.patient, {}).setdefault(name, {})
+            row[case.slice] = {"mean": float(metrics.tre_mm.mean()), "max": float(metrics.tre_mm.max())}
+    for rows in table.values():
+        for row in rows.values():
+            row["mean"] = float(np.mean([cell["mean"] for cell in row.values()]))
+    return table
+
+
+def write_pairs(path: Path, cases: Sequence[Case], outcomes: dict[str, Outcome]) -> None:
+    """A CSV row for every pair and method."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["patient", "slice", "pair", "method", *_PER_PAIR])
+        for name, outcome in outcomes.items():
+            for case, metrics in zip(cases, outcome.metrics, strict=True):
+                columns = [getattr(metrics, measure) for measure in _PER_PAIR]
+                for pair in range(len(case.fixed)):
+                    values = ["" if column is None else f"{column[pair]:.6g}" for column in columns]
+                    writer.writerow([case.patient, case.slice, pair, name, *values])
+
+
+def summary_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the summary: a measure a row, a method a column."""
+    methods = list(results["mse"])
     rows = []
-    if results["tre_px"] is not None:
-        initial, network = results["tre_px"]["initial"], results["tre_px"]["network"]
-        rows += [(f"TRE {name}, px", initial[name], network[name]) for name in ("mean", "median", "max")]
-    rows.append(("masked MSE", results["mse"]["initial"], results["mse"]["network"]))
-    for name, before, after in rows:
-        table.add_row(name, f"{before:.3f}", f"{after:.3f}", f"{after / before:.2f}" if before else "-")
-    table.add_row("NCC", f"{results['ncc']['initial']:.3f}", f"{results['ncc']['network']:.3f}", "")
+    for name, unit in (("tre_mm", "mm"), ("tre_px", "px")):
+        if results[name] is not None:
+            rows += [[f"TRE {s}, {unit}", *(f"{results[name][m][s]:.2f}" for m in methods)] for s in ("mean", "median", "max")]
+    if results["end_point_error_mm"] is not None:
+        rows.append(["field error, mm", *(f"{results['end_point_error_mm'][m]['mean']:.2f}" for m in methods)])
+    if results["dice"] is not None:
+        organs = [organ for organ in results["dice"]["initial"] if organ != "body"]
+        rows += [[f"Dice {organ}", *(f"{results['dice'][m][organ]:.3f}" for m in methods)] for organ in organs]
+    rows.append(["masked MSE", *(f"{results['mse'][m]:.4f}" for m in methods)])
+    rows.append(["NCC", *(f"{results['ncc'][m]:.3f}" for m in methods)])
+    rows.append(["folded, %", *(f"{100 * results['folded'][m]:.3f}" for m in methods)])
+    rows.append(["log-Jacobian spread", *(f"{results['log_jacobian_deviation'][m]:.3f}" for m in methods)])
+    rows.append(["numbers", *(str(results["numbers"][m]) for m in methods)])
+    rows.append(["seconds a pair", *(f"{results['seconds_per_pair'][m]:.3g}" if m != "initial" else "" for m in methods)])
+    return ["", *("before" if m == "initial" else m for m in methods)], rows
+
+
+def table_1_rows(table: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of Table 1: a patient and method a row, a slice a column."""
+    slices = list(dict.fromkeys(name for rows in table.values() for row in rows.values() for name in row if name != "mean"))
+    lines = []
+    for patient, rows in table.items():
+        for method, row in rows.items():
+            cells = [f"{row[s]['mean']:.2f} ({row[s]['max']:.2f})" if s in row else "-" for s in slices]
+            lines.append([patient, "before" if method == "initial" else method, *cells, f"{row['mean']:.2f}"])
+    return ["TRE, mm: mean (max)", "", *slices, "mean"], lines
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def print_tables(results: dict[str, Any], title: str) -> None:
+    """Prints the summary, and Table 1 where it has more than one cell."""
     console = Console(highlight=False)
-    console.print(table)
-    console.print(
-        f"{results['pairs']} pairs, {results['numbers']} numbers each, {1e3 * results['seconds_per_pair']:.0f} ms a pair on "
-        f"{results['device']}, folded pixels {100 * results['folded_fraction']:.3f} %"
-    )
+    if results["table"] is not None and len(results["table"]) > 1:
+        console.print(_rich(*table_1_rows(results["table"]), title="TRE of every patient and slice"))
+    console.print(_rich(*summary_rows(results), title=title))
+    console.print(f"{results['pairs']} pairs on {results['device']}")
+
+
+def _rich(header: list[str], rows: list[list[str]], *, title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for previous, row in zip([None, *rows], rows, strict=False):
+        same = previous is not None and row[0] == previous[0]
+        table.add_row("" if same else row[0], *row[1:])
+    return table
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:

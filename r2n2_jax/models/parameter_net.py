@@ -20,15 +20,18 @@ class ParameterNetwork(nn.Module):
 
     A convolution; the first half of its channels goes through the activation and a second convolution, the second half through
     a spatial softmax; their product is summed over space (the expectation of the left half under the right), then one
-    hidden layer. Eq 18 bounds the outputs :math:`c`:
+    hidden layer. Eq 18 bounds the outputs :math:`c` (the paper's :math:`\sigma_{\min}` is zero):
 
-    .. math:: \sigma = \psi(c_\sigma)\,\sigma_{\max}, \quad v = \phi(c_v), \quad \alpha = \psi(c_\alpha)\,\pi
+    .. math::
+        \sigma = \sigma_{\min} + \psi(c_\sigma)(\sigma_{\max} - \sigma_{\min}), \quad v = \phi(c_v), \quad
+        \alpha = \psi(c_\alpha)\,\pi
 
     The last layer starts at zero, so an untrained network places transformations of weight zero.
 
     Attributes:
         hidden: units of the hidden layer (the paper: 1024).
         sigma_max: the largest extension of the shape.
+        sigma_min: the smallest.
         sigma_is: whether ``sigma`` is the variance (eq 9 to the letter) or the standard deviation (the authors' code).
         activation: of the convolution and the hidden layer.
         norm: instance norm after the convolutions.
@@ -36,6 +39,7 @@ class ParameterNetwork(nn.Module):
 
     hidden: int = 1024
     sigma_max: float = 0.3
+    sigma_min: float = 0.0
     sigma_is: SigmaIs = "variance"
     activation: Activation = "tanh"
     norm: bool = False
@@ -53,7 +57,7 @@ class ParameterNetwork(nn.Module):
         zeros = nn.initializers.zeros_init()
         raw = nn.Dense(2 * d + d * (d - 1) // 2, kernel_init=zeros, name="output")(pooled)
         sigma, weight, rotation = jnp.split(raw, [d, 2 * d], axis=-1)
-        sigma = nn.sigmoid(sigma) * self.sigma_max
+        sigma = self.sigma_min + nn.sigmoid(sigma) * (self.sigma_max - self.sigma_min)
         variance = sigma if self.sigma_is == "variance" else sigma**2
         # The logistic can underflow to zero, where the covariance has no inverse; no useful Gaussian is that narrow.
         return jnp.maximum(variance, _SMALLEST_VARIANCE), nn.sigmoid(rotation) * jnp.pi, nn.tanh(weight)

@@ -89,7 +89,7 @@ class RegistrationStep(nn.Module):
             states.append(state)
             positions.append(position)
             weights.append(weight)
-        head = ParameterNetwork(c.hidden, c.sigma_max, c.sigma_is, c.activation, norm, name="parameters")
+        head = ParameterNetwork(c.hidden, c.sigma_max, c.sigma_min, c.sigma_is, c.activation, norm, name="parameters")
         return Gaussians(_weighted_mean(positions, weights), *head(features)), tuple(states)
 
 

@@ -1,0 +1,119 @@
+"""What is registered and judged: one slice of one patient, its fixed frame against its others, with what is known of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from r2n2_jax.config import PhantomConfig
+from r2n2_jax.data.dataset import held_out_phantoms
+from r2n2_jax.data.patients import CYCLE, FIELD_OF_VIEW_MM, exact_displacement, held_out_patients, masks
+from r2n2_jax.data.series import Series
+from r2n2_jax.errors import InputError
+from r2n2_jax.geometry import points_from_px
+from r2n2_jax.landmarks import read_landmarks
+from r2n2_jax.ops.grid import coordinates
+
+
+class Case(NamedTuple):
+    """``N`` pairs of one size, and what is true of them; None where it is not known.
+
+    Attributes:
+        patient: the patient's name.
+        slice: the slice's name.
+        fixed: ``[N, *spatial]``, any range.
+        moving: the same shape.
+        spacing: millimetres between pixels, ``(x, y[, z])``.
+        fixed_landmarks: ``[N, L, d]`` normalised, NaN where a pair lacks one.
+        moving_landmarks: the same tissue in the moving images.
+        displacement: ``[N, *spatial, d]``, the exact one, normalised.
+        fixed_masks: ``[N, *spatial]`` bool by organ.
+        moving_masks: the same organs in the moving images.
+        depth: ``[N]``, how far the diaphragm is from its place in the fixed frame, millimetres.
+    """
+
+    patient: str
+    slice: str
+    fixed: np.ndarray
+    moving: np.ndarray
+    spacing: tuple[float, ...]
+    fixed_landmarks: np.ndarray | None = None
+    moving_landmarks: np.ndarray | None = None
+    displacement: np.ndarray | None = None
+    fixed_masks: dict[str, np.ndarray] | None = None
+    moving_masks: dict[str, np.ndarray] | None = None
+    depth: np.ndarray | None = None
+
+
+def phantom_pairs(config: PhantomConfig, resolution: int, count: int) -> list[Case]:
+    """The first ``count`` single pairs of the phantom's test set."""
+    pairs = jax.tree.map(np.asarray, held_out_phantoms(config, resolution, "test", count))
+    spacing = (FIELD_OF_VIEW_MM / resolution,) * 2
+    images = pairs.fixed[..., 0], pairs.moving[..., 0]
+    landmarks = pairs.fixed_landmarks, pairs.moving_landmarks
+    return [Case("phantom", "", *images, spacing, *landmarks, pairs.displacement)]
+
+
+def phantom_patients(
+    config: PhantomConfig, resolution: int, *, patients: int = 4, slices: int = 3, frames: int = CYCLE
+) -> list[Case]:
+    """The paper's test set in phantoms: patients x slices, one breathing cycle each, every frame to the mid one."""
+    cases = []
+    held_out = held_out_patients(config, resolution, "test", patients=patients, slices=slices, frames=frames)
+    spacing = (FIELD_OF_VIEW_MM / resolution,) * 2
+    for patient, members in enumerate(held_out, start=1):
+        for number, one in enumerate(members, start=1):
+            others = [t for t in range(len(one.frames)) if t != one.fixed]
+            exact = jax.lax.map(lambda t, one=one: exact_displacement(one, t, coordinates((resolution,) * 2)), np.array(others))
+            organs = masks(one)
+            depth = 0.5 * FIELD_OF_VIEW_MM * np.asarray(one.breaths.depth - one.breaths.depth[one.fixed])
+            landmarks, frames_ = np.asarray(one.landmarks), np.asarray(one.frames[..., 0])
+
+            def pair(array: np.ndarray, others: list[int] = others, fixed: int = one.fixed) -> tuple[np.ndarray, np.ndarray]:
+                return np.broadcast_to(array[fixed], (len(others), *array.shape[1:])), array[others]
+
+            cases.append(
+                Case(
+                    f"Patient {patient}",
+                    f"Slice {number}",
+                    *pair(frames_),
+                    spacing,
+                    *pair(landmarks),
+                    np.asarray(exact),
+                    {name: pair(mask)[0] for name, mask in organs.items()},
+                    {name: pair(mask)[1] for name, mask in organs.items()},
+                    depth[others],
+                )
+            )
+    return cases
+
+
+def series_cases(series: Sequence[Series], files: dict[str, Path]) -> list[Case]:
+    """Every frame of every series against the series' fixed frame, with the landmarks of ``PATIENT.csv`` where there are any.
+
+    Raises:
+        InputError: where landmarks are of a slice or a frame that the series has not.
+    """
+    found = {name: path.parent / f"{name}.csv" for name, path in files.items()}
+    landmarks = {name: read_landmarks(path) for name, path in found.items() if path.exists()}
+    for name, slices in landmarks.items():
+        known = {one.slice: len(one.frames) for one in series if one.patient == name}
+        for number, points in slices.items():
+            if number not in known or len(points) > known[number]:
+                raise InputError(f"{found[name]}: slice {number}, {len(points)} frames; the series has {known}")
+    return [_series_case(one, landmarks.get(one.patient, {}).get(one.slice)) for one in series]
+
+
+def _series_case(one: Series, points_mm: np.ndarray | None) -> Case:
+    others = np.delete(np.arange(len(one.frames)), one.fixed)
+    moving = one.frames[others]
+    case = Case(one.patient, f"slice {one.slice}", np.broadcast_to(one.frames[one.fixed], moving.shape), moving, one.spacing)
+    if points_mm is None:
+        return case
+    whole = np.full((len(one.frames), *points_mm.shape[1:]), np.nan)
+    whole[: len(points_mm)] = points_mm
+    points = points_from_px(whole / np.asarray(one.spacing), moving.shape[1:])
+    fixed = np.broadcast_to(points[one.fixed], points[others].shape)
+    return case._replace(fixed_landmarks=fixed, moving_landmarks=points[others])

@@ -1,0 +1,107 @@
+"""The registration methods that are compared: pairs in, displacement fields out, with their times."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from r2n2_jax.evaluation.cases import Case
+from r2n2_jax.evaluation.metrics import Metrics, measure
+from r2n2_jax.ops.warp import warp
+from r2n2_jax.optimise import AT_ONCE, Settings, fit
+from r2n2_jax.registration import Registrar
+from r2n2_jax.transforms.bspline import bspline
+from r2n2_jax.transforms.model import numbers
+
+
+class Method(NamedTuple):
+    """One way to register.
+
+    Attributes:
+        name: its short name.
+        register: ``(fixed, moving) -> displacement``, batches ``[N, *spatial]`` to ``[N, *spatial, d]``.
+        compile: the same call, as short as it can be while compiling everything.
+        numbers: how many numbers describe one registration at a given shape.
+    """
+
+    name: str
+    register: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    compile: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    numbers: Callable[[tuple[int, ...]], int]
+
+
+class Outcome(NamedTuple):
+    """What a method did on all cases.
+
+    Attributes:
+        metrics: one ``Metrics`` a case.
+        warped: the moving images registered, ``[N, *spatial]`` a case.
+        seconds_per_pair: registration alone, arrays in and out, in batches of a case's pairs.
+        compile_seconds: the first, shortened call.
+        numbers: that describe one registration.
+    """
+
+    metrics: list[Metrics]
+    warped: list[np.ndarray]
+    seconds_per_pair: float
+    compile_seconds: float
+    numbers: int
+
+
+def identity() -> Method:
+    """No registration at all."""
+
+    def nothing(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+        return np.zeros((*fixed.shape, fixed.ndim - 1), np.float32)
+
+    return Method("initial", nothing, nothing, lambda shape: 0)
+
+
+def network(registrar: Registrar, *, refine: int = 0) -> Method:
+    """The network, with ``refine`` steps of instance refinement."""
+
+    def register(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+        return registrar.register_batch(fixed, moving, refine=refine).displacement
+
+    model = registrar.config.model
+    count = model.steps * (3 * model.ndim + model.ndim * (model.ndim - 1) // 2)
+    return Method("refined" if refine else "network", register, register, lambda shape: count)
+
+
+def bspline_method(settings: Settings, *, spacing: float = 8.0) -> Method:
+    """The paper's baseline: a cubic B-spline fitted to every pair."""
+
+    def register(fixed: np.ndarray, moving: np.ndarray, settings: Settings = settings) -> np.ndarray:
+        return np.asarray(fit(fixed, moving, bspline(spacing), settings=settings).displacement)
+
+    def shortened(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+        return register(fixed, moving, dataclasses.replace(settings, iterations=AT_ONCE))
+
+    return Method("bspline", register, shortened, lambda shape: numbers(bspline(spacing), shape))
+
+
+def run(method: Method, cases: Sequence[Case], *, progress: bool = True) -> Outcome:
+    """Registers and judges all cases, which should be of few sizes: every new one compiles anew."""
+    sizes = {case.fixed.shape: case for case in cases}
+    start = time.perf_counter()
+    for case in sizes.values():
+        method.compile(case.fixed, case.moving)
+    compiled = time.perf_counter() - start
+    seconds, judged, warped = 0.0, [], []
+    for case in tqdm(cases, desc=method.name, unit="slice", disable=None if progress else True):
+        start = time.perf_counter()
+        displacement = jax.block_until_ready(method.register(case.fixed, case.moving))
+        seconds += time.perf_counter() - start
+        judged.append(measure(case, displacement))
+        warped.append(np.asarray(_warped(case.moving, displacement)))
+    pairs = sum(len(case.fixed) for case in cases)
+    return Outcome(judged, warped, seconds / pairs, compiled, method.numbers(cases[0].fixed.shape[1:]))
+
+
+@jax.jit
+def _warped(moving: jax.Array, displacement: jax.Array) -> jax.Array:
+    return jax.vmap(warp)(moving[..., None], displacement)[..., 0]

@@ -1,0 +1,71 @@
+"""Landmark files: CSV with the columns ``slice, frame, point, x_mm, y_mm`` (``slice`` may be missing where there is one).
+
+Positions are millimetres along the image's rows (x) and columns (y) from the centre of its first pixel; slices and frames
+count from 0; the same ``point`` is the same tissue in every frame.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from r2n2_jax.errors import InputError
+
+_COLUMNS = ("slice", "frame", "point", "x_mm", "y_mm")
+
+
+def read_landmarks(path: Path) -> dict[int, np.ndarray]:
+    """The landmarks of each slice.
+
+    Returns:
+        ``[frames, points, 2]`` float64 a slice, millimetres, points in the order of their names; NaN where a frame lacks one.
+
+    Raises:
+        InputError: where the file is missing, empty, lacks a column or holds a value that is none.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            missing = [name for name in _COLUMNS[1:] if name not in (reader.fieldnames or ())]
+            if missing:
+                found = ", ".join(reader.fieldnames or ()) or "none"
+                raise InputError(f"{path}: no column {', '.join(missing)}; found {found}, needed {', '.join(_COLUMNS[1:])}")
+            rows = [_row(path, line, row) for line, row in enumerate(reader, start=2)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable CSV file ({error})") from error
+    if not rows:
+        raise InputError(f"{path}: no landmarks, only a header")
+    names = {name: index for index, name in enumerate(sorted({row[2] for row in rows}))}
+    frames = 1 + max(row[1] for row in rows)
+    slices: dict[int, np.ndarray] = {}
+    for number, frame, name, x, y in rows:
+        points = slices.setdefault(number, np.full((frames, len(names), 2), np.nan))
+        if not np.isnan(points[frame, names[name], 0]):
+            raise InputError(f"{path}: point {name} is there twice in frame {frame} of slice {number}")
+        points[frame, names[name]] = x, y
+    return slices
+
+
+def write_landmarks(path: Path, slices: dict[int, np.ndarray], *, names: Sequence[str] | None = None) -> None:
+    """Writes ``[frames, points, 2]`` millimetres a slice; NaN points are left out."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        for number, points in slices.items():
+            labels = [f"{index:03d}" for index in range(points.shape[1])] if names is None else names
+            for frame, row in enumerate(points):
+                for label, (x, y) in zip(labels, row, strict=True):
+                    if np.isfinite([x, y]).all():
+                        writer.writerow([number, frame, label, f"{x:.4f}", f"{y:.4f}"])
+
+
+def _row(path: Path, line: int, row: dict[str, str]) -> tuple[int, int, str, float, float]:
+    try:
+        number, frame = int(row.get("slice") or 0), int(row["frame"])
+        x, y = float(row["x_mm"]), float(row["y_mm"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}, line {line}: {dict(row)} is not slice, frame, point, x_mm, y_mm ({error})") from error
+    if min(number, frame) < 0 or not np.isfinite([x, y]).all():
+        raise InputError(f"{path}, line {line}: slices and frames count from 0, positions are finite numbers of millimetres")
+    return number, frame, row["point"], x, y

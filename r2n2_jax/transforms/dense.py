@@ -1,0 +1,12 @@
+"""The dense model (eq 3): one displacement vector a pixel, float32, normalised units."""
+
+import jax.numpy as jnp
+
+from r2n2_jax.ops.intensity import resample
+from r2n2_jax.transforms.model import Transform
+
+DENSE = Transform(
+    init=lambda shape: jnp.zeros((*shape, len(shape))),
+    displacement=lambda params, shape: params,
+    carry=resample,
+)

@@ -1,0 +1,163 @@
+"""The three transformation models against SciPy, and the optimiser and the refinement against fields that are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.interpolate import BSpline
+
+from r2n2_jax.levenberg_marquardt import _linearised, refine
+from r2n2_jax.ops.gaussian import Gaussians, displacement
+from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.intensity import standardise
+from r2n2_jax.ops.warp import sample
+from r2n2_jax.optimise import Settings, fit
+from r2n2_jax.transforms.bspline import basis, bspline, intervals
+from r2n2_jax.transforms.dense import DENSE
+from r2n2_jax.transforms.gaussians import from_free, gaussians, to_free
+from r2n2_jax.transforms.model import numbers
+
+SHAPE = (40, 33)
+TRUE = Gaussians(
+    position=jnp.array([[0.1, -0.2], [-0.3, 0.3]]),
+    variance=jnp.array([[0.08, 0.04], [0.05, 0.05]]),
+    rotation=jnp.array([[0.4], [0.0]]),
+    weight=jnp.array([[0.12, -0.18], [-0.1, 0.08]]),
+)
+
+
+def pattern(points):
+    """A smooth image that is known at every point."""
+    x, y = points[..., 0], points[..., 1]
+    return jnp.sin(5 * x + 1) * jnp.cos(4 * y) + 0.5 * jnp.sin(9 * x - 3 * y)
+
+
+def known_pair(shape, field=TRUE):
+    """Images of which the first is the second under the known field: ``fixed(x) = moving(x + f(x))``."""
+    points = coordinates(shape)
+    return pattern(points + displacement(field, points)), pattern(points)
+
+
+def error_px(found, shape, field=TRUE):
+    points = coordinates(shape)
+    missed = np.asarray(found - displacement(field, points))[4:-4, 4:-4] * (np.array(shape[::-1]) - 1) / 2
+    return float(np.linalg.norm(missed, axis=-1).mean())
+
+
+def test_the_papers_count_of_numbers():
+    assert numbers(bspline(8.0), (256, 256)) == 34 * 34 * 2 == 2312
+    assert numbers(gaussians(25), (256, 256)) == 175
+    assert numbers(DENSE, (256, 256)) == 2 * 256**2
+    assert round(100 * 175 / 2312, 1) == 7.6
+
+
+@pytest.mark.parametrize(("pixels", "count"), [(33, 4), (20, 1), (64, 7)])
+def test_the_basis_is_scipys_cubic_bspline(pixels, count):
+    h = 2.0 / count
+    knots = -1.0 + h * np.arange(-3, count + 4)
+    position = np.linspace(-1, 1, pixels)
+    expected = np.stack([BSpline(knots, np.eye(count + 3)[i], 3)(position) for i in range(count + 3)], axis=1)
+    np.testing.assert_allclose(basis(pixels, count), expected, atol=1e-6)
+
+
+def test_control_points_all_alike_are_a_shift():
+    model = bspline(5.0)
+    params = jnp.broadcast_to(jnp.array([0.3, -0.2]).reshape(1, 1, 2), model.init(SHAPE).shape)
+    field = model.displacement(params, SHAPE)
+    np.testing.assert_allclose(field, np.broadcast_to([0.3, -0.2], field.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("model", [DENSE, bspline(4.0), gaussians(3)], ids=["dense", "bspline", "gaussians"])
+def test_models_start_at_the_identity_and_keep_their_field_on_the_next_grid(model, key):
+    coarse, fine = (17, 21), (33, 41)
+    start = model.init(coarse)
+    np.testing.assert_array_equal(model.displacement(start, coarse), 0.0)
+    leaves, tree = jax.tree.flatten(start)
+    keys = jax.random.split(key, len(leaves))
+    params = jax.tree.unflatten(tree, [v + 0.1 * jax.random.normal(k, v.shape) for v, k in zip(leaves, keys, strict=True)])
+    carried = model.carry(params, fine)
+    # Every second pixel of the fine grid is a pixel of the coarse one. A B-spline on more intervals only comes near.
+    tolerance = 0.06 if model is bspline(4.0) else 1e-5
+    np.testing.assert_allclose(model.displacement(carried, fine)[::2, ::2], model.displacement(params, coarse), atol=tolerance)
+
+
+def test_a_bspline_carries_over_exactly_where_the_intervals_divide():
+    coarse, fine = (17, 17), (33, 33)
+    assert intervals(33, 4.0) == 2 * intervals(17, 4.0)
+    params = jax.random.normal(jax.random.key(0), bspline(4.0).init(coarse).shape)
+    model = bspline(4.0)
+    found = model.displacement(model.carry(params, fine), fine)
+    np.testing.assert_allclose(found[::2, ::2], model.displacement(params, coarse), atol=1e-4)
+
+
+def test_free_gaussians_are_the_gaussians():
+    for there, back in zip(TRUE, from_free(to_free(TRUE)), strict=True):
+        np.testing.assert_allclose(there, back, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("model", "allowed"), [(DENSE, 0.5), (bspline(6.0), 0.25), (gaussians(6), 0.35)])
+def test_the_engine_recovers_a_known_field(model, allowed):
+    shape = (64, 64)
+    fixed, moving = known_pair(shape)
+    before = error_px(jnp.zeros((*shape, 2)), shape)
+    settings = Settings(shrink=(2, 1), iterations=150, learning_rate=5e-3, tv_weight=0.001)
+    found = fit(fixed[None], moving[None], model, settings=settings)
+    assert before > 0.9
+    assert error_px(found.displacement[0], shape) < allowed
+
+
+def test_the_engine_does_pairs_alone_or_together_and_stops_by_itself():
+    fixed, moving = known_pair((32, 32))
+    settings = Settings(shrink=(1,), iterations=200, learning_rate=5e-3, patience=20)
+    together = fit(jnp.stack([fixed, moving]), jnp.stack([moving, moving]), bspline(6.0), settings=settings)
+    alone = fit(fixed[None], moving[None], bspline(6.0), settings=settings)
+    np.testing.assert_allclose(together.displacement[0], alone.displacement[0], atol=1e-4)
+    # The second pair is registered before it starts: nothing improves, nothing moves.
+    np.testing.assert_array_equal(together.displacement[1], 0.0)
+    assert np.isfinite(together.losses[0][1]).sum() <= 30
+    assert np.nanmin(alone.losses[0][0]) < 0.2 * alone.losses[0][0, 0]
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match="shrink"):
+        Settings(shrink=())
+    with pytest.raises(ValueError, match="patience must be positive"):
+        Settings(patience=0)
+    with pytest.raises(ValueError, match="spacing of control points must be positive"):
+        bspline(0.0)
+
+
+def test_the_jacobian_of_the_refinement_is_that_of_the_residuals():
+    fixed, moving = (image[..., None] for image in known_pair(SHAPE))
+    points = coordinates(SHAPE)
+    # Away from the truth, or the residuals vanish; and off the pixel centres, where the interpolant has a kink.
+    free = jax.tree.map(lambda value: value + 0.013, to_free(TRUE))
+    flat, unravel = jax.flatten_util.ravel_pytree(free)
+
+    def residuals(vector):
+        field = displacement(from_free(unravel(vector)), points)
+        return (sample(moving, points + field) - fixed)[5:-5, 5:-5].ravel()
+
+    expected = jax.jacfwd(residuals)(flat)
+    value, jacobian = _linearised(fixed, moving, free, points)
+    inner = np.s_[5:-5, 5:-5]
+    np.testing.assert_allclose(value.reshape(SHAPE)[inner].ravel(), residuals(flat), atol=1e-5)
+    np.testing.assert_allclose(jacobian.reshape(*SHAPE, -1)[inner].reshape(expected.shape), expected, atol=1e-4)
+
+
+def test_refinement_brings_gaussians_that_are_near_to_the_truth():
+    shape = (64, 64)
+    fixed, moving = (standardise(image[..., None]) for image in known_pair(shape))
+    start = TRUE._replace(position=TRUE.position + 0.08, weight=0.5 * TRUE.weight, variance=1.5 * TRUE.variance)
+    result = refine(fixed, moving, start, iterations=20)
+    found = displacement(result.gaussians, coordinates(shape))
+    assert error_px(displacement(start, coordinates(shape)), shape) > 0.4
+    assert error_px(found, shape) < 0.06
+    assert (np.diff(result.losses) <= 0).all(), "a step was taken that did not help"
+
+
+def test_refinement_leaves_a_registered_pair_alone():
+    moving = standardise(known_pair(SHAPE)[1][..., None])
+    nothing = TRUE._replace(weight=jnp.zeros((2, 2)))
+    result = refine(moving, moving, nothing, iterations=3)
+    np.testing.assert_allclose(displacement(result.gaussians, coordinates(SHAPE)), 0.0, atol=1e-6)
