@@ -34,6 +34,8 @@ class ModelConfig:
     """Smallest extension: a floor keeps training from shrinking them all to nothing, where no gradient brings them back."""
     sigma_is: Literal["variance", "std"] = "variance"
     """What eq 9's sigma is: a variance (to the letter) or a standard deviation (the authors' code)."""
+    position_gain: float = 1.0
+    """Factor on the features whose spatial softmax is the position: the same network, whose positions sharpen sooner."""
     activation: Literal["tanh", "leaky_relu"] = "tanh"
     """tanh as in the paper, leaky ReLU as in the authors' code."""
     norm: Literal["none", "instance"] = "none"
@@ -54,6 +56,7 @@ class ModelConfig:
             "residual_blocks must not be negative": self.residual_blocks >= 0,
             "hidden must be at least 1": self.hidden >= 1,
             "sigma_min must not be negative, and below sigma_max": 0 <= self.sigma_min < self.sigma_max,
+            "position_gain must be positive": self.position_gain > 0,
             "noise must not be negative": self.noise >= 0,
             "unroll must be at least 1": self.unroll >= 1,
         }

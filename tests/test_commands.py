@@ -64,7 +64,7 @@ def test_train_eval_register_from_end_to_end(command, tmp_path):
         assert set(results["tre_px"][stage]) == {"mean", "median", "max"}
         assert results["mse"][stage] > 0
     assert results["folded_fraction"] >= 0
-    assert results["seconds_per_pair"] > 0
+    assert results["seconds_per_pair"]["network"] > 0
     assert results["versions"]["jax"]
     assert results["config"]["training"]["steps"] == 6
     for name in ("registration.png", "config.json", "checkpoints", "tensorboard"):
@@ -75,9 +75,21 @@ def test_train_eval_register_from_end_to_end(command, tmp_path):
     code, _, err = command("train", "--workdir", run_folder, *TINY, "--training.steps=7")
     assert_one_line(code, err, str(run_folder), "training.steps: 6 -> 7", "--workdir")
 
-    code, out, err = command("eval", "--checkpoint", run_folder, "--pairs", "3")
+    sizes = ["--patients=2", "--slices=1", "--frames=3", "--resolution=32", "--refine=2", "--baseline.iterations=10"]
+    code, out, err = command("eval", "--checkpoint", run_folder, *sizes)
     assert code == 0, err
-    assert json.loads((run_folder / "eval-phantom" / "results.json").read_text())["pairs"] == 3
+    assert "Patient 2" in out
+    judged = json.loads((run_folder / "eval-phantom" / "results.json").read_text())
+    assert judged["pairs"] == 4
+    for measure in ("tre_mm", "seconds_per_pair", "numbers", "mse", "folded"):
+        assert set(judged[measure]) == {"initial", "network", "refined", "bspline"}
+    assert judged["mse"]["refined"] <= judged["mse"]["network"]
+    assert set(judged["table"]["Patient 1"]["bspline"]) == {"Slice 1", "mean"}
+    page = (run_folder / "eval-phantom" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "http" not in page, "the page must need nothing from outside"
+    with (run_folder / "eval-phantom" / "pairs.csv").open() as file:
+        assert len(file.readlines()) == 1 + 4 * 4
 
     frames, _ = breathing_frames()
     pixels = (200 * (frames[:2] - frames.min()) / np.ptp(frames)).astype(np.uint8)
@@ -169,7 +181,7 @@ def test_a_full_disk_leaves_nothing_behind(command, checkpoint, tmp_path, monkey
         (["train", "--workdir", "W", "--preset", "huge"], ["huge", "small"]),
         (["train", "--workdir", "W", "--data", "nowhere"], ["nowhere", "no such folder"]),
         (["eval", "--checkpoint", "nowhere"], ["nowhere", "no checkpoint here"]),
-        (["eval", "--checkpoint", "nowhere", "--pairs", "0"], ["--pairs 0"]),
+        (["eval", "--checkpoint", "nowhere", "--frames", "1"], ["--frames 1", "at least 2"]),
         (["register", "--checkpoint", "nowhere", "--speed", "9"], ["--speed"]),
     ],
 )

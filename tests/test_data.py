@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 
 from r2n2_jax.config import Config, ModelConfig, TrainingConfig
-from r2n2_jax.data.dataset import Batch, SeriesSource, _turn, at_resolution, series_examples
+from r2n2_jax.data.dataset import Batch, SeriesSource, _load_any, _vary, at_resolution, series_examples
 from r2n2_jax.data.series import Series, find_patients, fixed_frame, read_series
 from r2n2_jax.data.splits import claim_splits, split_patients, unseen_patients
 from r2n2_jax.errors import InputError
@@ -108,24 +108,32 @@ def test_batches_depend_on_the_step_alone():
     assert any(np.abs(a[1] - b[1]).max() > 0 for a, b in zip(whole[:4], whole[4:8], strict=True)), "never shuffled anew"
 
 
-def test_an_epoch_has_every_pair_once_and_never_the_fixed_frame_twice():
-    """Mirrored and turned as they come, the pixels' sorted values tell the frames."""
-    data = at_resolution(series(3), 16)
-    expected = {(i, t) for i, s in enumerate(data) for t in range(5) if t != s.fixed}
-    seen = []
-    for fixed, moving in batches(0, 4):
-        assert fixed.shape == moving.shape == (3, 16, 16, 1)
-        for f, m in zip(fixed, moving, strict=True):
-            (pair,) = [
-                (i, t)
-                for i, s in enumerate(data)
-                for t in range(5)
-                if np.array_equal(np.sort(s.frames[s.fixed], None), np.sort(f, None))
-                and np.array_equal(np.sort(s.frames[t], None), np.sort(m, None))
-            ]
-            seen.append(pair)
-    assert set(seen) == expected
-    assert len(seen) == len(expected)
+def test_pairs_are_two_frames_of_one_series_and_never_a_frame_with_itself():
+    data = series(3)
+    frames = {frame.tobytes(): (i, t) for i, one in enumerate(data) for t, frame in enumerate(one.frames)}
+    seen = set()
+    for seed in range(200):
+        index, frame = seed % 3, seed % 5
+        pair = _load_any(data, (index, frame), np.random.default_rng(seed))
+        fixed, moving = (frames[image[..., 0].tobytes()] for image in pair)
+        assert moving == (index, frame)
+        assert fixed[0] == index
+        assert fixed[1] != frame
+        seen.add((fixed, moving))
+    assert len(seen) > 40  # of 3 x 5 x 4
+
+
+def test_an_epoch_moves_every_frame_once():
+    """Four batches of three are twelve of the fifteen frames; unvaried, the moving images name themselves."""
+    data = [
+        one._replace(frames=np.stack([np.full((16, 16), 10 * i + t, np.float32) for t in range(5)]))
+        for i, one in enumerate(series(3))
+    ]
+    source = SeriesSource(data, series(1), CONFIG)
+    source._train = data
+    stream = source.varied(0)
+    moved = [float(image.mean()) for _ in range(4) for image in next(stream).moving]
+    assert len(set(moved)) == 12
 
 
 def test_examples_are_spread_over_the_series():
@@ -140,12 +148,13 @@ def test_frames_are_standardised_at_the_models_resolution():
     assert abs(one.frames.mean()) < 0.3
 
 
-def test_both_images_of_a_pair_are_turned_alike_and_in_every_way():
-    ways = set()
-    image = np.arange(16.0).reshape(4, 4, 1)
+def test_both_images_of_a_pair_are_varied_alike_and_a_little():
+    y, x = np.mgrid[-1:1:33j, -1:1:33j]
+    blob = np.exp(-8 * ((x - 0.2) ** 2 + (y + 0.1) ** 2)).astype(np.float32)[..., None]
+    places = []
     for seed in range(100):
-        fixed, moving = _turn(Batch(image, image + 100.0), np.random.default_rng(seed))
-        np.testing.assert_array_equal(moving, fixed + 100.0)
-        ways.add(tuple(fixed.ravel()))
-    symmetries = {tuple(np.rot90(side, turns).ravel()) for side in (image, image[:, ::-1]) for turns in range(4)}
-    assert ways == symmetries
+        fixed, moving = _vary(Batch(blob, 3 * blob + 1), np.random.default_rng(seed))
+        np.testing.assert_allclose(moving, 3 * fixed + 1, atol=1e-4)
+        places.append([float((axis[..., None] * fixed).sum() / fixed.sum()) for axis in (x, y)])
+    assert np.all(np.std(places, axis=0) > 0.02)
+    assert np.all(np.abs(np.mean(places, axis=0) - [0.2, -0.1]) < 0.08)

@@ -11,6 +11,7 @@ import grain.python as grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.ndimage import affine_transform
 
 from r2n2_jax.config import Config, PhantomConfig
 from r2n2_jax.data.phantom import Pair, sample_batch
@@ -23,6 +24,9 @@ Array = jax.Array
 # Far from any seed a user would choose, so that no training run ever meets a held-out phantom.
 _HELD_OUT_SEEDS = {"validation": 2_000_000_011, "test": 2_000_000_033}
 _HELD_OUT_AT_ONCE = 4
+
+# How much a pair of a series is varied: radians, the field of view's extent, half fields of view.
+_TURN, _ZOOM, _SHIFT = 0.25, (0.7, 1.1), 0.1
 
 
 class Batch(NamedTuple):
@@ -85,10 +89,10 @@ class PhantomSource:
 
 
 class SeriesSource:
-    """Pairs of a series' fixed frame with each of its other frames, loaded by grain.
+    """Every frame of every series with another one of its series, loaded by grain, shuffled anew every epoch.
 
-    Shuffled anew every epoch; each pair is mirrored and its axes are exchanged at random, both images alike, because a few
-    patients show a motion in few orientations only.
+    Both images of a pair are turned, zoomed and shifted a little, alike: a few patients show few sizes and places of a motion.
+    They are NOT mirrored or turned round, because the network learns first where in the image what moves.
     """
 
     def __init__(self, train: Sequence[Series], validation: Sequence[Series], config: Config):
@@ -97,14 +101,19 @@ class SeriesSource:
 
     def batches(self, start: int) -> Iterator[Batch]:
         """See ``Source``."""
-        pairs = _pairs(self._train)
+        for batch in self.varied(start):
+            yield Batch(*(_standardise(images) for images in batch))
+
+    def varied(self, start: int) -> Iterator[Batch]:
+        """The same batches before their images are standardised again."""
+        frames = [(i, t) for i, one in enumerate(self._train) for t in range(len(one.frames))]
         dataset = (
-            grain.MapDataset.source(pairs)
+            grain.MapDataset.source(frames)
             .seed(self._config.training.seed)
             .shuffle()
             .repeat(reseed_each_epoch=True)
-            .map(functools.partial(_load, self._train))
-            .random_map(_turn)
+            .random_map(functools.partial(_load_any, self._train))
+            .random_map(_vary)
             .batch(self._config.training.batch, drop_remainder=True)
         )
         yield from dataset[start:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8))
@@ -164,8 +173,22 @@ def _load(series: Sequence[Series], pair: tuple[int, int]) -> Batch:
     return Batch(one.frames[one.fixed][..., None], one.frames[frame][..., None])
 
 
-def _turn(pair: Batch, random: np.random.Generator) -> Batch:
-    """One of the symmetries of the square or cube, the same for both images."""
-    axes = random.permutation(pair.fixed.ndim - 1)
-    mirrored = tuple(int(axis) for axis in np.flatnonzero(random.random(len(axes)) < 0.5))
-    return Batch(*(np.flip(image.transpose(*axes, image.ndim - 1), mirrored) for image in pair))
+def _load_any(series: Sequence[Series], pair: tuple[int, int], random: np.random.Generator) -> Batch:
+    """The frame with any other one of its series as the fixed image."""
+    index, frame = pair
+    frames = series[index].frames
+    other = (frame + random.integers(1, len(frames))) % len(frames)
+    return Batch(frames[other][..., None], frames[frame][..., None])
+
+
+def _vary(pair: Batch, random: np.random.Generator) -> Batch:
+    """The same small rotation, zoom and shift of both images; beyond the border the border's pixels go on."""
+    angle, zoom = random.uniform(-_TURN, _TURN), np.exp(random.uniform(*np.log(_ZOOM)))
+    centre = (np.array(pair.fixed.shape[:2]) - 1) / 2
+    matrix = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    offset = centre * (1.0 + random.uniform(-_SHIFT, _SHIFT, 2)) - matrix @ centre
+    varied = (affine_transform(image[..., 0], matrix, offset, order=1, mode="nearest") for image in pair)
+    return Batch(*(image[..., None] for image in varied))
+
+
+_standardise = jax.jit(jax.vmap(standardise))

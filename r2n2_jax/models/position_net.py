@@ -14,11 +14,17 @@ class PositionNetwork(nn.Module):
 
     Two 1x1 convolutions to one channel each, a spatial softmax of each; the left one's expected coordinate is the position,
     the agreement of the two is its weight.
+
+    Attributes:
+        gain: factor on what the softmaxes see. Nearly even softmaxes put every position near the centre; the larger the gain,
+            the fewer optimiser steps make them sharp.
     """
+
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, features: Array) -> tuple[Array, Array]:
         """``position [B, d]`` in ``(x, y[, z])`` order and ``weight [B, 1]`` in ``[0, 2]``."""
-        left = jax.vmap(spatial_softmax)(Convolution(1, 1, name="left")(features))
-        right = jax.vmap(spatial_softmax)(Convolution(1, 1, name="right")(features))
+        left = jax.vmap(spatial_softmax)(self.gain * Convolution(1, 1, name="left")(features))
+        right = jax.vmap(spatial_softmax)(self.gain * Convolution(1, 1, name="right")(features))
         return jax.vmap(expected_position)(left)[:, 0], jax.vmap(agreement)(left, right)

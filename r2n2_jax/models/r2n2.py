@@ -84,7 +84,7 @@ class RegistrationStep(nn.Module):
         for level, width in enumerate(c.channels[1:]):
             unit = GR2U(c.residual_blocks, c.activation, norm, c.noise if self.noise else 0.0, name=f"gr2u_{level}")
             features, state = unit(features, look.states[level])
-            position, weight = PositionNetwork(name=f"position_{level}")(features)
+            position, weight = PositionNetwork(c.position_gain, name=f"position_{level}")(features)
             features = activate(c.activation, NormalisedConv(width, 3, 2, norm, name=f"down_{level}")(features))
             states.append(state)
             positions.append(position)
