@@ -151,7 +151,16 @@ class Config:
 
 PRESETS = {
     "small": Config(
-        model=ModelConfig(resolution=64, steps=8, channels=(8, 16, 32, 64), hidden=256, noise=0.0, remat=False),
+        model=ModelConfig(
+            resolution=64,
+            steps=8,
+            channels=(8, 16, 32, 64),
+            hidden=256,
+            sigma_min=0.005,
+            position_gain=10.0,
+            noise=0.0,
+            remat=False,
+        ),
         optimiser=OptimiserConfig(learning_rate=1.5e-3, warmup=50, decay="cosine"),
         training=TrainingConfig(steps=850, batch=8, checkpoint_every=100, validation_pairs=32),
     ),

@@ -110,7 +110,7 @@ def _linearised(fixed: Array, moving: Array, free: FreeGaussians, points: Array)
     def along(one: FreeGaussians) -> Array:
         one = from_free(one)
         local = local_transformation(points, one.position, covariance(one.variance, one.rotation), one.weight)
-        return jnp.sum(slope * local, axis=-1)
+        return sum(slope[..., i] * local[..., i] for i in range(d))
 
     columns = jax.vmap(jax.jacfwd(along), out_axes=-2)(free)
     return residuals.ravel(), jnp.concatenate([part.reshape(residuals.size, -1) for part in columns], axis=-1)

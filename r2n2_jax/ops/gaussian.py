@@ -92,9 +92,12 @@ def local_transformation(points: Array, position: Array, covariance: Array, weig
     dimension = points.shape[-1]
     chex.assert_shape([position, weight], (dimension,))
     chex.assert_shape(covariance, (dimension, dimension))
-    offset = points - position.reshape((1,) * (points.ndim - 1) + (dimension,))
-    exponent = jnp.einsum("...i,ij,...j->...", offset, _inverse(covariance), offset)
-    return jnp.exp(-0.5 * exponent)[..., None] * weight.reshape((1,) * (points.ndim - 1) + (dimension,))
+    inverse = _inverse(covariance)
+    # Component by component: XLA makes one loop over the pixels of it, where it would call a matrix product for an einsum.
+    offset = [points[..., i] - position[i] for i in range(dimension)]
+    exponent = sum(inverse[i, j] * offset[i] * offset[j] for i in range(dimension) for j in range(dimension))
+    height = jnp.exp(-0.5 * exponent)
+    return jnp.stack([weight[i] * height for i in range(dimension)], axis=-1)
 
 
 @jax.jit
