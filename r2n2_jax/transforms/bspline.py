@@ -17,7 +17,7 @@ Array = jax.Array
 
 
 @functools.lru_cache
-def bspline(spacing: float = 8.0) -> Transform:
+def bspline(spacing: float) -> Transform:
     """Cubic B-splines with about ``spacing`` pixels between control points at every resolution.
 
     An axis of ``n`` pixels has ``floor((n - 1) / spacing)`` intervals, the first control point of each end one interval
