@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from test_reference import CONFIG, apply, random_params, smooth_pair
 
-from r2n2_jax.config import PRESETS, ModelConfig
+from r2n2_jax.config import PRESETS, Config, ModelConfig
 from r2n2_jax.models.conv_gru import ConvGRU
 from r2n2_jax.models.r2n2 import R2N2, Look, RegistrationStep
 from r2n2_jax.ops.gaussian import displacement
@@ -25,8 +25,7 @@ def test_the_paper_preset_has_its_number_of_parameters():
 def test_an_untrained_network_does_not_move_anything(key):
     fixed, moving = smooth_pair(key)[:, None]
     config = dataclasses.replace(CONFIG, residual_blocks=1)
-    params = jax.jit(R2N2(config).init)(key, fixed, moving)["params"]
-    sequence = apply(config, params, fixed, moving)
+    sequence = apply(config, init_params(key, Config(model=config)), fixed, moving)
     np.testing.assert_array_equal(sequence.displacement, 0.0)
     np.testing.assert_allclose(sequence.warped, jnp.broadcast_to(moving[None], sequence.warped.shape), atol=1e-5)
     assert sequence.inside.all()

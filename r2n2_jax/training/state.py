@@ -54,8 +54,10 @@ def learning_rate(config: OptimiserConfig, steps: int) -> optax.Schedule:
 
 
 def init_params(key: Array, config: Config) -> Any:
-    """Fresh weights. They do not depend on the image size, so a small one stands in."""
+    """Fresh weights, decided by the key. They do not depend on the image size, so a small one stands in."""
     spatial = (32,) * config.model.ndim
+    # XLA compiles dozens of threefry draws in half a minute, as many of its own generator's in a few seconds.
+    key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
     pair = jnp.zeros((1, *spatial, 1))
     return jax.jit(R2N2(config.model).init, static_argnames="steps")(key, pair, pair, steps=1)["params"]
 
