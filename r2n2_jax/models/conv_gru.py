@@ -33,9 +33,9 @@ class ConvGRU(nn.Module):
         >>> import jax, jax.numpy as jnp
         >>> x = h = jnp.ones((1, 8, 8, 4))
         >>> cell = ConvGRU(features=4)
-        >>> (output, state), variables = cell.init_with_output(jax.random.key(0), x, h)
-        >>> output.shape, bool((output == state).all())
-        ((1, 8, 8, 4), True)
+        >>> (output, state), variables = jax.eval_shape(cell.init_with_output, jax.random.key(0), x, h)
+        >>> output.shape, variables["params"]["state_gates"]["kernel"].shape
+        ((1, 8, 8, 4), (3, 3, 4, 8))
     """
 
     features: int

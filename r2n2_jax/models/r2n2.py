@@ -104,7 +104,7 @@ class R2N2(nn.Module):
         >>> from r2n2_jax.config import ModelConfig
         >>> network = R2N2(ModelConfig(resolution=32, steps=3, channels=(2, 4, 8, 16), hidden=8))
         >>> pair = jnp.zeros((1, 32, 32, 1)), jnp.ones((1, 32, 32, 1))
-        >>> sequence, variables = network.init_with_output(jax.random.key(0), *pair)
+        >>> sequence, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), *pair)
         >>> sequence.gaussians.position.shape, sequence.displacement.shape
         ((3, 1, 2), (1, 32, 32, 2))
     """
