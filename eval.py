@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from r2n2_jax.command_line import announce_device, parse, run
+from r2n2_jax.data.patients import FRAMES
 from r2n2_jax.data.series import find_patients, read_series
 from r2n2_jax.data.splits import unseen_patients
 from r2n2_jax.errors import InputError
@@ -53,6 +54,8 @@ def main() -> None:
     for name, bound in least.items():
         if getattr(arguments, name) < bound:
             raise InputError(f"--{name} {getattr(arguments, name)}: at least {bound} is needed")
+    if arguments.frames > FRAMES:
+        raise InputError(f"--frames {arguments.frames}: a series has {FRAMES}")
     registrar = load(arguments.checkpoint)
     announce_device()
     if arguments.data is None:
@@ -71,7 +74,7 @@ def main() -> None:
         bspline_method(arguments.baseline, spacing=arguments.spacing),
     ]
     print_tables(evaluate(registrar, methods, cases, output), f"{name}, unseen pairs")
-    print(f"report: {output / 'report.html'}   figures: {output / 'results.json'}   pairs: {output / 'pairs.csv'}")
+    print(f"report: {output / 'report.html'}   numbers: {output / 'results.json'}   pairs: {output / 'pairs.csv'}")
 
 
 if __name__ == "__main__":

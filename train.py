@@ -41,8 +41,11 @@ def main() -> None:
     """Trains, then registers unseen pairs and says how well."""
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     chosen.add_argument("--preset", default="small")
-    preset = chosen.parse_known_args()[0].preset
-    preset = preset if preset in PRESETS else "small"  # an unknown one is the parser's to refuse
+    try:
+        preset = chosen.parse_known_args()[0].preset
+    except argparse.ArgumentError:
+        preset = None
+    preset = preset if preset in PRESETS else "small"  # an unknown or missing one is the parser's to refuse
     default = Arguments(tyro.MISSING, None, preset, PRESETS[preset])
     arguments = parse(Arguments, default=default, description=__doc__)
     workdir, config = arguments.workdir, arguments.config
@@ -61,6 +64,7 @@ def main() -> None:
             [one for one in series if one.patient in splits[split]] for split in ("train", "validation", "test")
         )
         source = SeriesSource(train_series, validation, config)
+        cases = series_cases(test or validation, patients)
         print(f"{len(patients)} patients: " + ", ".join(f"{len(members)} {split}" for split, members in splits.items()))
     train(config, workdir, source)
 
@@ -68,9 +72,9 @@ def main() -> None:
     if series is None:
         title, cases = "unseen phantom pairs", phantom_pairs(config.phantom, config.model.resolution, _TEST_PAIRS)
     else:
-        title, cases = ("unseen patients" if test else "validation patients"), series_cases(test or validation, patients)
+        title = "unseen patients" if test else "validation patients"
     print_tables(evaluate(registrar, [identity(), network(registrar)], cases, workdir), title)
-    print(f"picture: {workdir / 'registration.png'}   figures: {workdir / 'results.json'}")
+    print(f"picture: {workdir / 'registration.png'}   numbers: {workdir / 'results.json'}")
     print(f"curves: tensorboard --logdir {workdir}")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from r2n2_jax.errors import InputError
 
+_MOST = 100_000  # frames or slices: a number beyond is a mistake
 _COLUMNS = ("slice", "frame", "point", "x_mm", "y_mm")
 
 
@@ -32,7 +33,7 @@ def read_landmarks(path: Path) -> dict[int, np.ndarray]:
                 found = ", ".join(reader.fieldnames or ()) or "none"
                 raise InputError(f"{path}: no column {', '.join(missing)}; found {found}, needed {', '.join(_COLUMNS[1:])}")
             rows = [_row(path, line, row) for line, row in enumerate(reader, start=2)]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a readable CSV file ({error})") from error
     if not rows:
         raise InputError(f"{path}: no landmarks, only a header")
@@ -66,6 +67,8 @@ def _row(path: Path, line: int, row: dict[str, str]) -> tuple[int, int, str, flo
         x, y = float(row["x_mm"]), float(row["y_mm"])
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}, line {line}: {dict(row)} is not slice, frame, point, x_mm, y_mm ({error})") from error
-    if min(number, frame) < 0 or not np.isfinite([x, y]).all():
+    if not row["point"]:
+        raise InputError(f"{path}, line {line}: the point has no name")
+    if max(number, frame) > _MOST or min(number, frame) < 0 or not np.isfinite([x, y]).all():
         raise InputError(f"{path}, line {line}: slices and frames count from 0, positions are finite numbers of millimetres")
     return number, frame, row["point"], x, y

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from r2n2_jax.ops.gaussian import Gaussians, covariance, displacement, local_transformation
 from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.jacobian import determinant
 from r2n2_jax.ops.regularisers import isotropic_tv
 from r2n2_jax.ops.similarity import mse
 from r2n2_jax.ops.warp import inside, sample
@@ -25,6 +26,7 @@ Array = jax.Array
 _FIRST_DAMPING, _LEAST_DAMPING = 1e-2, 1e-6
 _EASIER, _HARDER = 0.3, 4.0
 _VARIANCE = (1e-3, 1.0)
+_LEAST_DETERMINANT = 0.1  # of the map on the pixels' grid: above zero by what a finer grid may find in between
 
 
 class Refined(NamedTuple):
@@ -42,6 +44,7 @@ class Refined(NamedTuple):
 class _State(NamedTuple):
     free: FreeGaussians
     loss: Array
+    least: Array
     damping: Array
 
 
@@ -51,7 +54,7 @@ def refine(
 ) -> Refined:
     r"""Lowers masked MSE + ``tv_weight`` * TV by moving, reshaping and reweighting the given Gaussians.
 
-    A step is taken only where it lowers the objective; otherwise the damping grows.
+    A step is taken only where it lowers the objective and does not bring the map near a fold; otherwise the damping grows.
 
     Args:
         fixed: ``[*spatial, 1]``, standardised.
@@ -65,13 +68,15 @@ def refine(
         the same number of Gaussians, and the objective's course.
     """
     points = coordinates(fixed.shape[:-1])
-    start, unravel = jax.flatten_util.ravel_pytree(to_free(gaussians))
+    first = to_free(gaussians)
+    start, unravel = jax.flatten_util.ravel_pytree(first)
 
-    def objective(free: FreeGaussians) -> Array:
+    def judge(free: FreeGaussians) -> tuple[Array, Array]:
+        """The objective, and the smallest Jacobian determinant of the map."""
         field = displacement(from_free(free), points)
         error = mse(fixed, sample(moving, points + field), inside(points + field))
         drift = jax.flatten_util.ravel_pytree(free)[0] - start
-        return error + tv_weight * isotropic_tv(field) + prior * jnp.mean(drift**2)
+        return error + tv_weight * isotropic_tv(field) + prior * jnp.mean(drift**2), jnp.min(determinant(field))
 
     def step(state: _State, _: None) -> tuple[_State, Array]:
         now = jax.flatten_util.ravel_pytree(state.free)[0]
@@ -81,16 +86,15 @@ def refine(
         slope = jacobian.T @ residuals / residuals.size + weight * (now - start)
         damped = normal + state.damping * (jnp.diag(jnp.diag(normal)) + 1e-6 * jnp.eye(start.size))
         change = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), slope)
-        trial = _bounded(unravel(now - change))
-        loss = objective(trial)
-        better = loss < state.loss
+        trial = _bounded(unravel(now - change), first)
+        loss, least = judge(trial)
+        better = (loss < state.loss) & (least > jnp.minimum(state.least, _LEAST_DETERMINANT))
         free = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, state.free)
         damping = jnp.maximum(state.damping * jnp.where(better, _EASIER, _HARDER), _LEAST_DAMPING)
-        new = _State(free, jnp.where(better, loss, state.loss), damping)
+        new = _State(free, jnp.where(better, loss, state.loss), jnp.where(better, least, state.least), damping)
         return new, new.loss
 
-    first = to_free(gaussians)
-    state = _State(first, objective(first), jnp.asarray(_FIRST_DAMPING))
+    state = _State(first, *judge(first), jnp.asarray(_FIRST_DAMPING))
     last, losses = jax.lax.scan(step, state, None, length=iterations)
     return Refined(from_free(last.free), jnp.concatenate([state.loss[None], losses]))
 
@@ -116,7 +120,8 @@ def _linearised(fixed: Array, moving: Array, free: FreeGaussians, points: Array)
     return residuals.ravel(), jnp.concatenate([part.reshape(residuals.size, -1) for part in columns], axis=-1)
 
 
-def _bounded(free: FreeGaussians) -> FreeGaussians:
-    """Centres in the image, variances in a range where Gaussians are neither needles nor planes."""
-    low, high = (jnp.log(bound) for bound in _VARIANCE)
+def _bounded(free: FreeGaussians, first: FreeGaussians) -> FreeGaussians:
+    """Centres in the image; variances where Gaussians are neither needles nor planes, unless they were at first."""
+    low = jnp.minimum(jnp.log(_VARIANCE[0]), first.log_variance)
+    high = jnp.maximum(jnp.log(_VARIANCE[1]), first.log_variance)
     return free._replace(position=jnp.clip(free.position, -1.0, 1.0), log_variance=jnp.clip(free.log_variance, low, high))

@@ -30,7 +30,7 @@ class Settings:
     shrink: tuple[int, ...] = (4, 2, 1)
     """By how much the images are reduced at each level, coarse to fine."""
     iterations: int = 250
-    """The most at each level."""
+    """The most at each level, rounded up to tens."""
     learning_rate: float = 1e-3
     """AMSGrad's, normalised units."""
     tv_weight: float = 0.01
@@ -85,7 +85,7 @@ def fit(
         fixed: ``[N, *spatial]``, any intensity range; standardised here.
         moving: the same shape.
         model: the transformation model.
-        start: its parameters to start from, every leaf ``[N, ...]``; by default ``model.init``.
+        start: its parameters at the coarsest level to start from, every leaf ``[N, ...]``; by default ``model.init``.
         settings: see ``Settings``.
         progress: show a bar.
 
@@ -115,13 +115,12 @@ def _fit_level(
     run, start = _programs(model, dataclasses.replace(settings, shrink=(1,), iterations=1))
     state, curve, done = start(params), [], 0
     while done < settings.iterations and bool((state.stale < settings.patience).any()):
-        count = min(AT_ONCE, settings.iterations - done)
-        state, values = run(state, fixed, moving, count=count)
+        state, values = run(state, fixed, moving)
         curve.append(np.asarray(values).T)
-        done += count
+        done += AT_ONCE
         bar.set_postfix(loss=f"{float(state.best.mean()):.4f}", refresh=False)
-        bar.update(count)
-    bar.update(settings.iterations - done)
+        bar.update(AT_ONCE)
+    bar.update(max(settings.iterations - done, 0))
     return state.best_params, np.concatenate(curve, axis=1)
 
 
@@ -150,10 +149,10 @@ def _programs(model: Transform, settings: Settings) -> tuple[Callable, Callable]
         )
         return new, jnp.where(active, value, jnp.nan)
 
-    @functools.partial(jax.jit, static_argnames="count")
-    def run(state: _State, fixed: Array, moving: Array, *, count: int) -> tuple[_State, Array]:
+    @jax.jit
+    def run(state: _State, fixed: Array, moving: Array) -> tuple[_State, Array]:
         batched = jax.vmap(step)
-        return jax.lax.scan(lambda s, _: batched(s, fixed, moving), state, None, length=count)
+        return jax.lax.scan(lambda s, _: batched(s, fixed, moving), state, None, length=AT_ONCE)
 
     @jax.jit
     def start(params: Any) -> _State:

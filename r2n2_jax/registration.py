@@ -54,7 +54,8 @@ class Registration:
         For a series the result has the frame axis in front.
         """
         points = jnp.asarray(points, jnp.float32)
-        field = _displacement if self.fixed_frame is None else jax.vmap(_displacement, in_axes=(0, None))
+        one = np.ndim(self.parameters.position) == 2
+        field = _displacement if one else jax.vmap(_displacement, in_axes=(0, None))
         carried = field(self.parameters, points)
         return np.asarray(points[(None,) * (carried.ndim - points.ndim)] + carried)
 

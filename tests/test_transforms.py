@@ -10,6 +10,7 @@ from r2n2_jax.levenberg_marquardt import _linearised, refine
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import standardise
+from r2n2_jax.ops.jacobian import determinant
 from r2n2_jax.ops.warp import sample
 from r2n2_jax.optimise import Settings, fit
 from r2n2_jax.transforms.bspline import basis, bspline, intervals
@@ -161,3 +162,14 @@ def test_refinement_leaves_a_registered_pair_alone():
     nothing = TRUE._replace(weight=jnp.zeros((2, 2)))
     result = refine(moving, moving, nothing, iterations=3)
     np.testing.assert_allclose(displacement(result.gaussians, coordinates(SHAPE)), 0.0, atol=1e-6)
+
+
+def test_refinement_never_folds(key):
+    """Two images that have nothing in common, and steps that nothing but the fold would refuse."""
+    fixed, moving = (
+        standardise(jax.image.resize(noise, (48, 48, 1), "cubic")) for noise in jax.random.normal(key, (2, 6, 6, 1))
+    )
+    start = TRUE._replace(weight=0.2 * TRUE.weight)
+    result = refine(fixed, moving, start, iterations=30, tv_weight=0.0, prior=0.0)
+    assert float(result.losses[-1]) < 0.9 * float(result.losses[0])
+    assert float(determinant(displacement(result.gaussians, coordinates((48, 48)))).min()) > 0.09

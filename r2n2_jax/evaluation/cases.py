@@ -16,6 +16,8 @@ from r2n2_jax.geometry import points_from_px
 from r2n2_jax.landmarks import read_landmarks
 from r2n2_jax.ops.grid import coordinates
 
+_OUTSIDE = 1.05  # a landmark may lie on the border, or a little beyond it
+
 
 class Case(NamedTuple):
     """``N`` pairs of one size, and what is true of them; None where it is not known.
@@ -29,9 +31,12 @@ class Case(NamedTuple):
         fixed_landmarks: ``[N, L, d]`` normalised, NaN where a pair lacks one.
         moving_landmarks: the same tissue in the moving images.
         displacement: ``[N, *spatial, d]``, the exact one, normalised.
+        body: ``[N, *spatial]`` bool, where the exact displacement counts.
         fixed_masks: ``[N, *spatial]`` bool by organ.
         moving_masks: the same organs in the moving images.
         depth: ``[N]``, how far the diaphragm is from its place in the fixed frame, millimetres.
+        fixed_frame: the number of the fixed frame in its series.
+        frames: ``[N]``, the numbers of the moving ones.
     """
 
     patient: str
@@ -42,9 +47,12 @@ class Case(NamedTuple):
     fixed_landmarks: np.ndarray | None = None
     moving_landmarks: np.ndarray | None = None
     displacement: np.ndarray | None = None
+    body: np.ndarray | None = None
     fixed_masks: dict[str, np.ndarray] | None = None
     moving_masks: dict[str, np.ndarray] | None = None
     depth: np.ndarray | None = None
+    fixed_frame: int | None = None
+    frames: np.ndarray | None = None
 
 
 def phantom_pairs(config: PhantomConfig, resolution: int, count: int) -> list[Case]:
@@ -53,7 +61,7 @@ def phantom_pairs(config: PhantomConfig, resolution: int, count: int) -> list[Ca
     spacing = (FIELD_OF_VIEW_MM / resolution,) * 2
     images = pairs.fixed[..., 0], pairs.moving[..., 0]
     landmarks = pairs.fixed_landmarks, pairs.moving_landmarks
-    return [Case("phantom", "", *images, spacing, *landmarks, pairs.displacement)]
+    return [Case("phantom", "", *images, spacing, *landmarks, pairs.displacement, pairs.body)]
 
 
 def phantom_patients(
@@ -82,9 +90,12 @@ def phantom_patients(
                     spacing,
                     *pair(landmarks),
                     np.asarray(exact),
+                    pair(organs["body"])[0],
                     {name: pair(mask)[0] for name, mask in organs.items()},
                     {name: pair(mask)[1] for name, mask in organs.items()},
                     depth[others],
+                    one.fixed,
+                    np.array(others),
                 )
             )
     return cases
@@ -109,11 +120,16 @@ def series_cases(series: Sequence[Series], files: dict[str, Path]) -> list[Case]
 def _series_case(one: Series, points_mm: np.ndarray | None) -> Case:
     others = np.delete(np.arange(len(one.frames)), one.fixed)
     moving = one.frames[others]
-    case = Case(one.patient, f"slice {one.slice}", np.broadcast_to(one.frames[one.fixed], moving.shape), moving, one.spacing)
+    fixed = np.broadcast_to(one.frames[one.fixed], moving.shape)
+    case = Case(one.patient, f"slice {one.slice}", fixed, moving, one.spacing, fixed_frame=one.fixed, frames=others)
     if points_mm is None:
         return case
     whole = np.full((len(one.frames), *points_mm.shape[1:]), np.nan)
     whole[: len(points_mm)] = points_mm
     points = points_from_px(whole / np.asarray(one.spacing), moving.shape[1:])
+    if np.any(np.abs(points[np.isfinite(points)]) > _OUTSIDE):
+        raise InputError(
+            f"{one.patient}.csv: a landmark of slice {one.slice} lies outside the image; x_mm, y_mm count from its first pixel"
+        )
     fixed = np.broadcast_to(points[one.fixed], points[others].shape)
     return case._replace(fixed_landmarks=fixed, moving_landmarks=points[others])

@@ -27,7 +27,7 @@ class Metrics(NamedTuple):
         tre_mm: mean landmark distance, millimetres.
         tre_px: the same in pixels.
         worst_landmark_mm: the farthest landmark's.
-        end_point_error_mm: mean distance of the field from the exact one, in the body.
+        end_point_error_mm: mean distance of the field from the exact one, in the body where that is known.
         dice: overlap of each organ's mask with the moving mask under the field.
         mse: of the standardised images, over the pixels that see the moving image.
         ncc: normalised cross-correlation over the same pixels.
@@ -55,12 +55,12 @@ def measure(case: Case, displacement: np.ndarray) -> Metrics:
     if case.fixed_landmarks is not None:
         carried = case.fixed_landmarks + np.asarray(_at(displacement, case.fixed_landmarks))
         missed_px = to_px(carried - case.moving_landmarks, case.fixed.shape[1:])
-        missed_mm = np.linalg.norm(missed_px * np.asarray(case.spacing), axis=-1)
+        missed_mm = np.linalg.norm(missed_px * np.asarray(case.spacing[: missed_px.shape[-1]]), axis=-1)
         missed_px = np.linalg.norm(missed_px, axis=-1)
     return Metrics(
-        tre_mm=None if missed_mm is None else np.nanmean(missed_mm, axis=-1),
-        tre_px=None if missed_px is None else np.nanmean(missed_px, axis=-1),
-        worst_landmark_mm=None if missed_mm is None else np.nanmax(missed_mm, axis=-1),
+        tre_mm=None if missed_mm is None else _mean_known(missed_mm),
+        tre_px=None if missed_px is None else _mean_known(missed_px),
+        worst_landmark_mm=None if missed_mm is None else np.max(missed_mm, axis=-1, initial=0.0, where=np.isfinite(missed_mm)),
         end_point_error_mm=None if case.displacement is None else _end_point_error_mm(case, displacement),
         dice=None if case.fixed_masks is None else _dice(case, displacement),
         mse=np.asarray(similarity[0]),
@@ -71,23 +71,33 @@ def measure(case: Case, displacement: np.ndarray) -> Metrics:
 
 
 def concatenate(parts: Sequence[Metrics]) -> Metrics:
-    """The metrics of all pairs of several cases; what one of them lacks is None."""
+    """The metrics of all pairs of several cases: NaN for a pair that lacks one, None where all lack it."""
     columns = {}
     for name in Metrics._fields:
         values = [getattr(part, name) for part in parts]
-        if any(value is None for value in values):
+        if all(value is None for value in values) or (name == "dice" and any(value is None for value in values)):
             columns[name] = None
         elif name == "dice":
             columns[name] = {organ: np.concatenate([value[organ] for value in values]) for organ in values[0]}
         else:
-            columns[name] = np.concatenate(values)
+            lacking = [
+                np.full(len(part.mse), np.nan) if value is None else value for part, value in zip(parts, values, strict=True)
+            ]
+            columns[name] = np.concatenate(lacking)
     return Metrics(**columns)
+
+
+def _mean_known(distances: np.ndarray) -> np.ndarray:
+    """The mean over the landmarks that a pair has; NaN where it has none."""
+    known = np.isfinite(distances)
+    total = np.sum(distances, axis=-1, where=known)
+    return np.where(known.any(axis=-1), total / np.maximum(known.sum(axis=-1), 1), np.nan)
 
 
 def _end_point_error_mm(case: Case, displacement: np.ndarray) -> np.ndarray:
     missed = to_px(displacement - case.displacement, case.fixed.shape[1:]) * np.asarray(case.spacing)
     distance = np.linalg.norm(missed, axis=-1)
-    body = np.ones(distance.shape, bool) if case.fixed_masks is None else case.fixed_masks["body"]
+    body = np.ones(distance.shape, bool) if case.body is None else case.body
     axes = tuple(range(1, distance.ndim))
     return np.sum(distance * body, axis=axes) / np.sum(body, axis=axes)
 

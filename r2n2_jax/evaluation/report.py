@@ -127,9 +127,10 @@ def _all_gaussians(registrar: Registrar, cases: Sequence[Case]) -> Gaussians:
 
 
 def _ranked(outcome: Outcome, measure: str) -> list[tuple[int, int]]:
-    """(case, pair) from the best to the worst."""
-    values = [(getattr(m, measure)[i], case, i) for case, m in enumerate(outcome.metrics) for i in range(len(m.mse))]
-    return [(case, pair) for _, case, pair in sorted(values)]
+    """(case, pair) from the best to the worst, of those for which the measure is known."""
+    found = [(case, getattr(metrics, measure)) for case, metrics in enumerate(outcome.metrics)]
+    values = [(value, case, pair) for case, column in found if column is not None for pair, value in enumerate(column)]
+    return [(case, pair) for value, case, pair in sorted(values) if np.isfinite(value)]
 
 
 def _aspect(case: Case) -> float:

@@ -31,7 +31,9 @@ def summarise(cases: Sequence[Case], outcomes: dict[str, Outcome], config: Confi
 
     def spread(measure: str) -> dict[str, dict[str, float]] | None:
         values = {name: getattr(metrics, measure) for name, metrics in pooled.items()}
-        return None if any(v is None for v in values.values()) else {name: _spread(v) for name, v in values.items()}
+        if any(v is None or not np.isfinite(v).any() for v in values.values()):
+            return None
+        return {name: _spread(v) for name, v in values.items()}
 
     def mean(measure: str) -> dict[str, float]:
         return {name: float(np.mean(getattr(metrics, measure))) for name, metrics in pooled.items()}
@@ -63,31 +65,35 @@ def summarise(cases: Sequence[Case], outcomes: dict[str, Outcome], config: Confi
 
 
 def table_1(cases: Sequence[Case], outcomes: dict[str, Outcome]) -> dict[str, Any] | None:
-    """The paper's Table 1: by patient, method and slice the mean and the largest TRE in millimetres, and the patient's mean."""
-    if any(case.fixed_landmarks is None for case in cases):
-        return None
+    """The paper's Table 1: by patient, method and slice the mean and the largest TRE in millimetres, and the patient's mean.
+
+    Slices without landmarks are left out; None where no slice has any.
+    """
     table: dict[str, Any] = {}
     for name, outcome in outcomes.items():
         for case, metrics in zip(cases, outcome.metrics, strict=True):
-            row = table.setdefault(case.patient, {}).setdefault(name, {})
-            row[case.slice] = {"mean": float(metrics.tre_mm.mean()), "max": float(metrics.tre_mm.max())}
+            if metrics.tre_mm is not None and np.isfinite(metrics.tre_mm).any():
+                spread = _spread(metrics.tre_mm)
+                row = table.setdefault(case.patient, {}).setdefault(name, {})
+                row[case.slice] = {"mean": spread["mean"], "max": spread["max"]}
     for rows in table.values():
         for row in rows.values():
             row["mean"] = float(np.mean([cell["mean"] for cell in row.values()]))
-    return table
+    return table or None
 
 
 def write_pairs(path: Path, cases: Sequence[Case], outcomes: dict[str, Outcome]) -> None:
     """A CSV row for every pair and method."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["patient", "slice", "pair", "method", *_PER_PAIR])
+        writer.writerow(["patient", "slice", "fixed_frame", "frame", "method", *_PER_PAIR])
         for name, outcome in outcomes.items():
             for case, metrics in zip(cases, outcome.metrics, strict=True):
                 columns = [getattr(metrics, measure) for measure in _PER_PAIR]
-                for pair in range(len(case.fixed)):
-                    values = ["" if column is None else f"{column[pair]:.6g}" for column in columns]
-                    writer.writerow([case.patient, case.slice, pair, name, *values])
+                frames = range(len(case.fixed)) if case.frames is None else case.frames
+                for pair, frame in enumerate(frames):
+                    values = ["" if column is None or np.isnan(column[pair]) else f"{column[pair]:.6g}" for column in columns]
+                    writer.writerow([case.patient, case.slice, case.fixed_frame, frame, name, *values])
 
 
 def summary_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -131,7 +137,7 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 def print_tables(results: dict[str, Any], title: str) -> None:
     """Prints the summary, and Table 1 where it has more than one cell."""
     console = Console(highlight=False)
-    if results["table"] is not None and len(results["table"]) > 1:
+    if results["table"] is not None and sum(len(rows["initial"]) - 1 for rows in results["table"].values()) > 1:
         console.print(_rich(*table_1_rows(results["table"]), title="TRE of every patient and slice"))
     console.print(_rich(*summary_rows(results), title=title))
     console.print(f"{results['pairs']} pairs on {results['device']}")
@@ -148,4 +154,5 @@ def _rich(header: list[str], rows: list[list[str]], *, title: str) -> Table:
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
+    values = values[np.isfinite(values)]
     return {"mean": float(values.mean()), "median": float(np.median(values)), "max": float(values.max())}

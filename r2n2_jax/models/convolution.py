@@ -13,9 +13,9 @@ Array = jax.Array
 def convolve(features: Array, kernel: Array, stride: int) -> Array:
     """Cross-correlation padded to ``ceil(n / stride)`` pixels per axis, in 2D or 3D.
 
-    Its gradients are the ordinary ones. On a CPU they are written as plain convolutions of transposed operands, because XLA
-    (0.10 of jaxlib and before) brings a gradient's convolution into the form its fast kernels take only in the outermost
-    computation: inside a ``scan`` the ordinary gradient runs through a plain loop, ten to thirty times slower.
+    Its gradients are the ordinary ones, in reverse mode only. On a CPU they are written as plain convolutions of transposed
+    operands, because XLA (0.10 of jaxlib and before) brings a gradient's convolution into the form its fast kernels take only
+    in the outermost computation: inside a ``scan`` the ordinary gradient runs through a plain loop, ten to thirty times slower.
 
     Args:
         features: ``[B, *spatial, C]``.
