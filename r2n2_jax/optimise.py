@@ -12,7 +12,7 @@ import optax
 from tqdm import tqdm
 
 from r2n2_jax.ops.grid import coordinates
-from r2n2_jax.ops.intensity import resample, standardise
+from r2n2_jax.ops.intensity import prepare
 from r2n2_jax.ops.regularisers import isotropic_tv
 from r2n2_jax.ops.similarity import mse
 from r2n2_jax.ops.warp import inside, warp
@@ -169,7 +169,7 @@ def _where(condition: Array, chosen: Any, other: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _prepare(images: Array, shape: tuple[int, ...]) -> Array:
-    return jax.vmap(lambda image: standardise(resample(image[..., None], shape)))(images)
+    return jax.vmap(lambda image: prepare(image, shape))(images)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

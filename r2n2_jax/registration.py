@@ -17,7 +17,7 @@ from r2n2_jax.levenberg_marquardt import refine as refine_pair
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
-from r2n2_jax.ops.intensity import resample, standardise
+from r2n2_jax.ops.intensity import prepare
 from r2n2_jax.ops.warp import inside, warp
 from r2n2_jax.training.checkpoint import Checkpoints
 
@@ -200,7 +200,7 @@ def _refined(gaussians: Gaussians, model: ModelConfig, fixed: Array, moving: Arr
 
 def _prepare(model: ModelConfig, images: Array) -> Array:
     """``[B, *spatial]`` as the network sees them."""
-    return jax.vmap(lambda image: standardise(resample(image[..., None], (model.resolution,) * model.ndim)))(images)
+    return jax.vmap(lambda image: prepare(image, (model.resolution,) * model.ndim))(images)
 
 
 @jax.jit

@@ -17,7 +17,7 @@ from r2n2_jax.config import Config, PhantomConfig
 from r2n2_jax.data.phantom import Pair, sample_batch
 from r2n2_jax.data.series import Series
 from r2n2_jax.data.splits import Split
-from r2n2_jax.ops.intensity import resample, standardise
+from r2n2_jax.ops.intensity import prepare, standardise
 
 Array = jax.Array
 
@@ -152,12 +152,8 @@ def series_examples(series: Sequence[Series], count: int | None = None) -> Examp
 def at_resolution(series: Sequence[Series], resolution: int) -> list[Series]:
     """The same series, every frame resampled to ``resolution`` pixels per axis and standardised."""
 
-    @jax.jit
-    def prepare(frame: Array) -> Array:
-        return standardise(resample(frame[..., None], (resolution,) * frame.ndim))[..., 0]
-
     def frames(one: Series) -> np.ndarray:
-        return np.stack([np.asarray(prepare(frame)) for frame in one.frames])
+        return np.stack([np.asarray(prepare(frame, (resolution,) * frame.ndim))[..., 0] for frame in one.frames])
 
     return [one._replace(frames=frames(one)) for one in series]
 

@@ -43,3 +43,17 @@ def resample(image: Array, shape: tuple[int, ...]) -> Array:
     return jax.image.scale_and_translate(
         image, (*shape, image.shape[-1]), axes, scale, 0.5 * (1.0 - scale), method="linear", antialias=True
     )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def prepare(image: Array, shape: tuple[int, ...]) -> Array:
+    """The image as every registration sees it: resampled to ``shape``, then standardised.
+
+    Args:
+        image: ``[*spatial]``, without channels.
+        shape: the spatial shape to look at it.
+
+    Returns:
+        ``[*shape, 1]`` float32, in ``[-2, 2]``.
+    """
+    return standardise(resample(image[..., None], shape))
