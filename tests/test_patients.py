@@ -10,7 +10,9 @@ from r2n2_jax.data.patients import FRAMES, breathing, exact_displacement, held_o
 from r2n2_jax.data.phantom import displacement_between
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import phantom_patients
-from r2n2_jax.evaluation.metrics import measure
+from r2n2_jax.evaluation.methods import Outcome
+from r2n2_jax.evaluation.metrics import concatenate, measure
+from r2n2_jax.evaluation.tables import table_1
 from r2n2_jax.landmarks import read_landmarks, write_landmarks
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import inside, warp
@@ -104,6 +106,20 @@ def test_tre_of_a_known_shift_with_anisotropic_spacing():
     np.testing.assert_allclose(judged.tre_px, 5.0, rtol=1e-5)
     right = measure(case, np.broadcast_to(shift, case.displacement.shape).astype(np.float32))
     np.testing.assert_allclose(right.tre_mm, 0.0, atol=1e-4)
+
+
+def test_pairs_and_slices_without_landmarks_do_not_hide_the_others():
+    (case,) = phantom_patients(PhantomConfig(), 32, patients=1, slices=1, frames=3)
+    partly = case._replace(moving_landmarks=np.where(np.arange(2)[:, None, None] == 0, np.nan, case.moving_landmarks))
+    without = case._replace(slice="Slice 2", fixed_landmarks=None, moving_landmarks=None)
+    nothing = np.zeros_like(case.displacement)
+    judged = [measure(one, nothing) for one in (partly, without)]
+    pooled = concatenate(judged)
+    np.testing.assert_array_equal(np.isfinite(pooled.tre_mm), [False, True, False, False])
+    assert pooled.tre_mm[1] == measure(case, nothing).tre_mm[1]
+    table = table_1([partly, without], {"initial": Outcome(judged, [], 0.0, 0.0, 0)})
+    assert list(table["Patient 1"]["initial"]) == ["Slice 1", "mean"]
+    assert table_1([without], {"initial": Outcome(judged[1:], [], 0.0, 0.0, 0)}) is None
 
 
 def test_landmarks_survive_their_file(tmp_path):
