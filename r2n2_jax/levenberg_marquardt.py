@@ -13,11 +13,10 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 
+from r2n2_jax.losses import pair_loss
 from r2n2_jax.ops.gaussian import Gaussians, covariance, displacement, local_transformation
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.jacobian import determinant
-from r2n2_jax.ops.regularisers import isotropic_tv
-from r2n2_jax.ops.similarity import mse
 from r2n2_jax.ops.warp import inside, sample
 from r2n2_jax.transforms.gaussians import FreeGaussians, from_free, to_free
 
@@ -74,9 +73,8 @@ def refine(
     def judge(free: FreeGaussians) -> tuple[Array, Array]:
         """The objective, and the smallest Jacobian determinant of the map."""
         field = displacement(from_free(free), points)
-        error = mse(fixed, sample(moving, points + field), inside(points + field))
         drift = jax.flatten_util.ravel_pytree(free)[0] - start
-        return error + tv_weight * isotropic_tv(field) + prior * jnp.mean(drift**2), jnp.min(determinant(field))
+        return pair_loss(fixed, moving, field, tv_weight) + prior * jnp.mean(drift**2), jnp.min(determinant(field))
 
     def step(state: _State, _: None) -> tuple[_State, Array]:
         now = jax.flatten_util.ravel_pytree(state.free)[0]

@@ -1,10 +1,12 @@
-"""The training loss (eq 6) for ONE pair ``[*spatial, 1]``, normalised units."""
+"""What is minimised, in training (eq 6) and by optimisation (eq 2), for ONE pair ``[*spatial, 1]``, normalised units."""
 
 import jax
 import jax.numpy as jnp
 
+from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.regularisers import isotropic_tv
 from r2n2_jax.ops.similarity import mse
+from r2n2_jax.ops.warp import inside, warp
 
 Array = jax.Array
 
@@ -31,3 +33,22 @@ def sequence_loss(
     tv = isotropic_tv(displacement)
     mean = jnp.mean(errors)
     return mean + tv_weight * tv, {"mse": errors[-1], "mse_mean": mean, "tv": tv}
+
+
+@jax.jit
+def pair_loss(fixed: Array, moving: Array, displacement: Array, tv_weight: float) -> Array:
+    r"""Eqs 1 and 2 for one field: what registration by optimisation minimises.
+
+    .. math:: \mathrm{MSE}(F, M \circ f) + \lambda\,\mathrm{TV}(f)
+
+    Args:
+        fixed: ``[*spatial, 1]``.
+        moving: the same shape.
+        displacement: ``[*spatial, d]``.
+        tv_weight: ``lambda``.
+
+    Returns:
+        a scalar; the MSE is over the pixels that see the moving image.
+    """
+    mask = inside(coordinates(fixed.shape[:-1]) + displacement)
+    return mse(fixed, warp(moving, displacement), mask) + tv_weight * isotropic_tv(displacement)

@@ -11,11 +11,8 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.losses import pair_loss
 from r2n2_jax.ops.intensity import prepare
-from r2n2_jax.ops.regularisers import isotropic_tv
-from r2n2_jax.ops.similarity import mse
-from r2n2_jax.ops.warp import inside, warp
 from r2n2_jax.transforms.model import Transform
 
 Array = jax.Array
@@ -131,8 +128,7 @@ def _programs(model: Transform, settings: Settings) -> tuple[Callable, Callable]
 
     def loss(params: Any, fixed: Array, moving: Array) -> Array:
         field = model.displacement(params, fixed.shape[:-1])
-        mask = inside(coordinates(fixed.shape[:-1]) + field)
-        return mse(fixed, warp(moving, field), mask) + settings.tv_weight * isotropic_tv(field)
+        return pair_loss(fixed, moving, field, settings.tv_weight)
 
     def step(state: _State, fixed: Array, moving: Array) -> tuple[_State, Array]:
         value, gradient = jax.value_and_grad(loss)(state.params, fixed, moving)

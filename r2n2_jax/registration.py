@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,15 +122,7 @@ class Registrar:
         self, fixed: np.ndarray, moving: np.ndarray, *, steps: int | None = None, refine: int = 0
     ) -> Registration:
         """Registers many pairs ``[N, *spatial]`` that were checked already; every array has the axis ``N`` in front."""
-        parts = []
-        for start in range(0, len(fixed), _PAIRS_AT_ONCE):
-            chunk = np.arange(start, min(start + _PAIRS_AT_ONCE, len(fixed)))
-            # A last, shorter chunk is filled up: every chunk runs the same compiled program.
-            filled = np.resize(chunk, min(_PAIRS_AT_ONCE, len(fixed)))
-            kept = slice(len(chunk))
-            result = self._run(fixed[filled], moving[filled], steps, refine)
-            parts.append(jax.tree.map(lambda array, kept=kept: np.asarray(array[kept]), result))
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+        return in_chunks(lambda *pairs: self._run(*pairs, steps, refine), fixed, moving, at_once=_PAIRS_AT_ONCE)
 
     def _run(self, fixed: np.ndarray, moving: np.ndarray, steps: int | None, refine: int) -> Registration:
         model = self.config.model
@@ -171,6 +164,19 @@ def load(checkpoint: str | Path) -> Registrar:
         return Registrar(*checkpoints.restore_best())
     finally:
         checkpoints.close()
+
+
+def in_chunks(register: Callable[..., Any], fixed: np.ndarray, moving: np.ndarray, *, at_once: int) -> Any:
+    """``register(fixed, moving)`` for pairs ``[N, *spatial]``, at most ``at_once`` at a time; its arrays joined along ``N``."""
+    parts = []
+    for start in range(0, len(fixed), at_once):
+        chunk = np.arange(start, min(start + at_once, len(fixed)))
+        # A last, shorter chunk is filled up: every chunk runs the same compiled program.
+        filled = np.resize(chunk, min(at_once, len(fixed)))
+        kept = slice(len(chunk))
+        result = register(fixed[filled], moving[filled])
+        parts.append(jax.tree.map(lambda array, kept=kept: np.asarray(array[kept]), result))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps"))

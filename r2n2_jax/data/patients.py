@@ -1,6 +1,6 @@
 """Phantom patients as the paper has them: several slices, each a series of frames along one breathing curve.
 
-Frames are float32 ``[T, H, W, 1]``, positions normalised; one field of view is ``FIELD_OF_VIEW_MM`` wide.
+Frames are float32 ``[T, H, W, 1]``, positions normalised.
 """
 
 import functools
@@ -21,11 +21,11 @@ from r2n2_jax.data.phantom import (
     sample_scan,
     to_tissue,
 )
+from r2n2_jax.data.splits import Split
 from r2n2_jax.ops.grid import coordinates
 
 Array = jax.Array
 
-FIELD_OF_VIEW_MM = 400.0
 FRAMES = 140
 CYCLE = 21
 
@@ -52,7 +52,7 @@ class PhantomSlice(NamedTuple):
 
 
 def held_out_patients(
-    config: PhantomConfig, resolution: int, split: str, *, patients: int = 4, slices: int = 3, frames: int = CYCLE
+    config: PhantomConfig, resolution: int, split: Split, *, patients: int = 4, slices: int = 3, frames: int = CYCLE
 ) -> list[list[PhantomSlice]]:
     """The fixed validation or test set: ``patients`` x ``slices``, each one breathing cycle from within a long series."""
     root = jax.random.key(_SEEDS[split])

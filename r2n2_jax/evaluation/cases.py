@@ -9,13 +9,14 @@ import numpy as np
 
 from r2n2_jax.config import PhantomConfig
 from r2n2_jax.data.dataset import held_out_phantoms
-from r2n2_jax.data.patients import CYCLE, FIELD_OF_VIEW_MM, exact_displacement, held_out_patients, masks
+from r2n2_jax.data.patients import CYCLE, exact_displacement, held_out_patients, masks
 from r2n2_jax.data.series import Series
 from r2n2_jax.errors import InputError
 from r2n2_jax.geometry import points_from_px
 from r2n2_jax.landmarks import read_landmarks
 from r2n2_jax.ops.grid import coordinates
 
+FIELD_OF_VIEW_MM = 400.0  # of every phantom, along both axes
 _OUTSIDE = 1.05  # a landmark may lie on the border, or a little beyond it
 
 
@@ -90,7 +91,7 @@ def phantom_patients(
                     spacing,
                     *pair(landmarks),
                     np.asarray(exact),
-                    pair(organs["body"])[0],
+                    pair(organs.pop("body"))[0],
                     {name: pair(mask)[0] for name, mask in organs.items()},
                     {name: pair(mask)[1] for name, mask in organs.items()},
                     depth[others],

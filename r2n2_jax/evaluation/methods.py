@@ -13,7 +13,7 @@ from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.metrics import Metrics, measure
 from r2n2_jax.ops.warp import warp
 from r2n2_jax.optimise import AT_ONCE, Settings, fit
-from r2n2_jax.registration import Registrar
+from r2n2_jax.registration import Registrar, in_chunks
 from r2n2_jax.transforms.bspline import bspline
 from r2n2_jax.transforms.model import numbers
 
@@ -78,14 +78,10 @@ def bspline_method(settings: Settings, *, spacing: float = 8.0) -> Method:
     """The paper's baseline: a cubic B-spline fitted to every pair."""
 
     def register(fixed: np.ndarray, moving: np.ndarray, settings: Settings = settings) -> np.ndarray:
-        fields = []
-        for start in range(0, len(fixed), _PAIRS_AT_ONCE):
-            chunk = np.arange(start, min(start + _PAIRS_AT_ONCE, len(fixed)))
-            # A last, shorter chunk is filled up: every chunk runs the same compiled program.
-            filled = np.resize(chunk, min(_PAIRS_AT_ONCE, len(fixed)))
-            found = fit(fixed[filled], moving[filled], bspline(spacing), settings=settings)
-            fields.append(np.asarray(found.displacement[: len(chunk)]))
-        return np.concatenate(fields)
+        def fields(*pairs: np.ndarray) -> jax.Array:
+            return fit(*pairs, bspline(spacing), settings=settings).displacement
+
+        return in_chunks(fields, fixed, moving, at_once=_PAIRS_AT_ONCE)
 
     def shortened(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
         return register(fixed, moving, dataclasses.replace(settings, iterations=AT_ONCE))

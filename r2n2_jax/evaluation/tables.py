@@ -106,7 +106,7 @@ def summary_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     if results["end_point_error_mm"] is not None:
         rows.append(["field error, mm", *(f"{results['end_point_error_mm'][m]['mean']:.2f}" for m in methods)])
     if results["dice"] is not None:
-        organs = [organ for organ in results["dice"]["initial"] if organ != "body"]
+        organs = results["dice"]["initial"]
         rows += [[f"Dice {organ}", *(f"{results['dice'][m][organ]:.3f}" for m in methods)] for organ in organs]
     rows.append(["masked MSE", *(f"{results['mse'][m]:.4f}" for m in methods)])
     rows.append(["NCC", *(f"{results['ncc'][m]:.3f}" for m in methods)])

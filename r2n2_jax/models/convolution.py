@@ -70,15 +70,15 @@ class Convolution(nn.Module):
 
 
 def _correlate(features: Array, kernel: Array, stride: int) -> Array:
-    return _convolution(features, kernel, [_padding(*sizes, stride) for sizes in _sizes(features, kernel)], stride=stride)
+    return _convolution(features, kernel, _padding(features, kernel, stride), stride=stride)
 
 
 def _transposed_correlations(features: Array, kernel: Array, cotangent: Array, stride: int) -> tuple[Array, Array]:
     """Both gradients of ``_correlate``; equal to the ordinary ones to the bit where those run the same kernels."""
     axes = tuple(range(features.ndim - 2))
     to_features, to_kernel = [], []
-    for (size, width), reached in zip(_sizes(features, kernel), cotangent.shape[1:-1], strict=True):
-        low, _ = _padding(size, width, stride)
+    sizes = zip(features.shape[1:-1], kernel.shape[:-2], cotangent.shape[1:-1], strict=True)
+    for (size, width, reached), (low, _) in zip(sizes, _padding(features, kernel, stride), strict=True):
         span = (reached - 1) * stride + 1
         to_features.append((width - 1 - low, size + low - span))
         to_kernel.append((low, span - 1 + width - size - low))
@@ -105,11 +105,6 @@ def _convolution(
     )
 
 
-def _sizes(features: Array, kernel: Array) -> list[tuple[int, int]]:
-    return list(zip(features.shape[1:-1], kernel.shape[:-2], strict=True))
-
-
-def _padding(size: int, width: int, stride: int) -> tuple[int, int]:
-    """As much before as after, the odd pixel after."""
-    total = max((-(-size // stride) - 1) * stride + width - size, 0)
-    return total // 2, total - total // 2
+def _padding(features: Array, kernel: Array, stride: int) -> list[tuple[int, int]]:
+    width = kernel.shape[:-2]
+    return jax.lax.padtype_to_pads(features.shape[1:-1], width, (stride,) * len(width), "SAME")
