@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from r2n2_jax.config import PhantomConfig
 from r2n2_jax.data.patients import held_out_patients
 from r2n2_jax.evaluation.cases import Case
-from r2n2_jax.evaluation.methods import Method, bspline_method, identity, run
+from r2n2_jax.evaluation.methods import Found, Method, bspline_method, identity, run
 from r2n2_jax.ops.grid import half_extent
 from r2n2_jax.optimise import Settings
 
@@ -21,7 +21,7 @@ PAPER = Settings()
 TUNED = Settings(shrink=(8, 4, 2, 1), learning_rate=3e-3, tv_weight=0.1)
 
 
-def simpleitk(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+def simpleitk(fixed: np.ndarray, moving: np.ndarray) -> Found:
     """Mean squares, cubic B-spline of the same mesh at the finest of three levels, gradient descent with line search."""
     fields = []
     for pair in zip(fixed, moving, strict=True):
@@ -37,7 +37,7 @@ def simpleitk(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
         found = method.Execute(*images)
         field = sitk.TransformToDisplacementField(found, sitk.sitkVectorFloat64, images[0].GetSize())
         fields.append(sitk.GetArrayFromImage(field) / half_extent(pair[0].shape))
-    return np.stack(fields).astype(np.float32)
+    return Found(np.stack(fields).astype(np.float32))
 
 
 def pairs(patients: int, resolution: int) -> Case:

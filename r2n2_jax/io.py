@@ -62,19 +62,26 @@ def read_frames(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
     Raises:
         InputError: where the file is missing, not an image, not 2D+t, has fewer than two frames, or bad pixels.
     """
-    image = _read(path)
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{path}: {image.GetNumberOfComponentsPerPixel()} values per pixel; a grey series is needed")
-    pixels = sitk.GetArrayFromImage(image).astype(np.float32)
-    if pixels.ndim == 3:
-        pixels = pixels[:, None]
-    if pixels.ndim != 4:
-        raise InputError(f"{path}: {pixels.ndim}D; a series has the axes x, y, slice, frame, or x, y, frame")
-    if pixels.shape[0] < 2:
-        raise InputError(f"{path}: a series of one frame; at least two frames are needed")
+    pixels, spacing = _read_2d_t(path)
+    pixels = pixels.astype(np.float32)
     for frame, slice_ in np.ndindex(pixels.shape[:2]):
         check_pixels(pixels[frame, slice_], f"{path} (slice {slice_}, frame {frame})")
-    return pixels, image.GetSpacing()[:2]
+    return pixels, spacing
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Reads the labels of a 2D+t file's pixels, as ``read_frames`` reads their intensities.
+
+    Returns:
+        ``[frames, slices, H, W]`` int32; 0 is background.
+
+    Raises:
+        InputError: where the file is missing, not an image, not 2D+t, or holds other numbers than 0, 1, 2, ...
+    """
+    labels, _ = _read_2d_t(path)
+    if (labels < 0).any() or (labels != np.floor(labels)).any():
+        raise InputError(f"{path}: not labels; a mask holds whole numbers, 0 the background, 1, 2, ... the organs")
+    return labels.astype(np.int32)
 
 
 def check_pixels(pixels: np.ndarray, name: str) -> None:
@@ -178,6 +185,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _read_2d_t(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
+    """``[frames, slices, H, W]`` of the file's own type, and the spacing along ``(x, y)``."""
+    image = _read(path)
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{path}: {image.GetNumberOfComponentsPerPixel()} values per pixel; a grey series is needed")
+    pixels = sitk.GetArrayFromImage(image)
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    if pixels.ndim != 4:
+        raise InputError(f"{path}: {pixels.ndim}D; a series has the axes x, y, slice, frame, or x, y, frame")
+    if pixels.shape[0] < 2:
+        raise InputError(f"{path}: a series of one frame; at least two frames are needed")
+    return pixels, image.GetSpacing()[:2]
 
 
 def _read(path: Path) -> sitk.Image:

@@ -16,8 +16,12 @@ _MOST = 100_000  # frames or slices: a number beyond is a mistake
 _COLUMNS = ("slice", "frame", "point", "x_mm", "y_mm")
 
 
-def read_landmarks(path: Path) -> dict[int, np.ndarray]:
+def read_landmarks(path: Path, *, slices: int = 1) -> dict[int, np.ndarray]:
     """The landmarks of each slice.
+
+    Args:
+        path: the file.
+        slices: how many the series has; of several, every row must name its own.
 
     Returns:
         ``[frames, points, 2]`` float64 a slice, millimetres, points in the order of their names; NaN where a frame lacks one.
@@ -28,24 +32,25 @@ def read_landmarks(path: Path) -> dict[int, np.ndarray]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
-            missing = [name for name in _COLUMNS[1:] if name not in (reader.fieldnames or ())]
+            needed = _COLUMNS if slices > 1 else _COLUMNS[1:]
+            missing = [name for name in needed if name not in (reader.fieldnames or ())]
             if missing:
                 found = ", ".join(reader.fieldnames or ()) or "none"
-                raise InputError(f"{path}: no column {', '.join(missing)}; found {found}, needed {', '.join(_COLUMNS[1:])}")
-            rows = [_row(path, line, row) for line, row in enumerate(reader, start=2)]
+                raise InputError(f"{path}: no column {', '.join(missing)}; found {found}, needed {', '.join(needed)}")
+            rows = [_row(path, line, row, slices) for line, row in enumerate(reader, start=2)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a readable CSV file ({error})") from error
     if not rows:
         raise InputError(f"{path}: no landmarks, only a header")
     names = {name: index for index, name in enumerate(sorted({row[2] for row in rows}))}
     frames = 1 + max(row[1] for row in rows)
-    slices: dict[int, np.ndarray] = {}
+    found: dict[int, np.ndarray] = {}
     for number, frame, name, x, y in rows:
-        points = slices.setdefault(number, np.full((frames, len(names), 2), np.nan))
+        points = found.setdefault(number, np.full((frames, len(names), 2), np.nan))
         if not np.isnan(points[frame, names[name], 0]):
             raise InputError(f"{path}: point {name} is there twice in frame {frame} of slice {number}")
         points[frame, names[name]] = x, y
-    return slices
+    return found
 
 
 def write_landmarks(path: Path, slices: dict[int, np.ndarray], *, names: Sequence[str] | None = None) -> None:
@@ -61,9 +66,10 @@ def write_landmarks(path: Path, slices: dict[int, np.ndarray], *, names: Sequenc
                         writer.writerow([number, frame, label, f"{x:.4f}", f"{y:.4f}"])
 
 
-def _row(path: Path, line: int, row: dict[str, str]) -> tuple[int, int, str, float, float]:
+def _row(path: Path, line: int, row: dict[str, str], slices: int) -> tuple[int, int, str, float, float]:
     try:
-        number, frame = int(row.get("slice") or 0), int(row["frame"])
+        number = int(row["slice"] if slices > 1 else row.get("slice") or 0)
+        frame = int(row["frame"])
         x, y = float(row["x_mm"]), float(row["y_mm"])
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}, line {line}: {dict(row)} is not slice, frame, point, x_mm, y_mm ({error})") from error

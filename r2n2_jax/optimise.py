@@ -110,15 +110,16 @@ def _fit_level(
     model: Transform, settings: Settings, params: Any, fixed: Array, moving: Array, bar: tqdm
 ) -> tuple[Any, np.ndarray]:
     run, start = _programs(model, dataclasses.replace(settings, shrink=(1,), iterations=1))
-    state, curve, done = start(params), [], 0
+    calls = -(-settings.iterations // AT_ONCE)
+    state, curve, done = start(params), np.full((len(fixed), calls * AT_ONCE), np.nan, np.float32), 0
     while done < settings.iterations and bool((state.stale < settings.patience).any()):
         state, values = run(state, fixed, moving)
-        curve.append(np.asarray(values).T)
+        curve[:, done : done + AT_ONCE] = np.asarray(values).T
         done += AT_ONCE
         bar.set_postfix(loss=f"{float(state.best.mean()):.4f}", refresh=False)
         bar.update(AT_ONCE)
     bar.update(max(settings.iterations - done, 0))
-    return state.best_params, np.concatenate(curve, axis=1)
+    return state.best_params, curve
 
 
 @functools.lru_cache(maxsize=16)

@@ -117,9 +117,9 @@ def test_pairs_and_slices_without_landmarks_do_not_hide_the_others():
     pooled = concatenate(judged)
     np.testing.assert_array_equal(np.isfinite(pooled.tre_mm), [False, True, False, False])
     assert pooled.tre_mm[1] == measure(case, nothing).tre_mm[1]
-    table = table_1([partly, without], {"initial": Outcome(judged, [], 0.0, 0.0, 0)})
+    table = table_1([partly, without], {"initial": Outcome(judged, [], [], 0.0, 0.0, 0)})
     assert list(table["Patient 1"]["initial"]) == ["Slice 1", "mean"]
-    assert table_1([without], {"initial": Outcome(judged[1:], [], 0.0, 0.0, 0)}) is None
+    assert table_1([without], {"initial": Outcome(judged[1:], [], [], 0.0, 0.0, 0)}) is None
 
 
 def test_landmarks_survive_their_file(tmp_path):

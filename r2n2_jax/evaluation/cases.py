@@ -10,9 +10,10 @@ import numpy as np
 from r2n2_jax.config import PhantomConfig
 from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.data.patients import CYCLE, exact_displacement, held_out_patients, masks
-from r2n2_jax.data.series import Series
+from r2n2_jax.data.series import Series, find_patients
 from r2n2_jax.errors import InputError
 from r2n2_jax.geometry import points_from_px
+from r2n2_jax.io import read_labels
 from r2n2_jax.landmarks import read_landmarks
 from r2n2_jax.ops.grid import coordinates
 
@@ -54,6 +55,11 @@ class Case(NamedTuple):
     depth: np.ndarray | None = None
     fixed_frame: int | None = None
     frames: np.ndarray | None = None
+
+    @property
+    def aspect(self) -> float:
+        """Height of a pixel over its width."""
+        return self.spacing[1] / self.spacing[0]
 
 
 def phantom_pairs(config: PhantomConfig, resolution: int, count: int) -> list[Case]:
@@ -103,34 +109,63 @@ def phantom_patients(
 
 
 def series_cases(series: Sequence[Series], files: dict[str, Path]) -> list[Case]:
-    """Every frame of every series against the series' fixed frame, with the landmarks of ``PATIENT.csv`` where there are any.
+    """Every frame of every series against the series' fixed frame.
+
+    With the landmarks of ``PATIENT.csv`` beside a file, and the organs of ``masks/PATIENT.nii.gz`` (or another suffix: labels
+    on the series' own grid), where there are any.
 
     Raises:
-        InputError: where landmarks are of a slice or a frame that the series has not.
+        InputError: where landmarks or masks are not those of the series.
     """
-    found = {name: path.parent / f"{name}.csv" for name, path in files.items()}
-    landmarks = {name: read_landmarks(path) for name, path in found.items() if path.exists()}
-    for name, slices in landmarks.items():
-        known = {one.slice: len(one.frames) for one in series if one.patient == name}
-        for number, points in slices.items():
-            if number not in known or len(points) > known[number]:
-                raise InputError(f"{found[name]}: slice {number}, {len(points)} frames; the series has {known}")
-    return [_series_case(one, landmarks.get(one.patient, {}).get(one.slice)) for one in series]
+    by_patient = {name: [one for one in series if one.patient == name] for name in files}
+    landmarks = {name: _landmarks(path.parent / f"{name}.csv", by_patient[name]) for name, path in files.items()}
+    folders = {path.parent / "masks" for path in files.values()}
+    found = {name: path for folder in folders if folder.is_dir() for name, path in find_patients(folder).items()}
+    organs = {name: _organs(found[name], by_patient[name]) if name in found else {} for name in files}
+    return [_series_case(one, landmarks[one.patient].get(one.slice), organs[one.patient]) for one in series]
 
 
-def _series_case(one: Series, points_mm: np.ndarray | None) -> Case:
+def _landmarks(path: Path, slices: list[Series]) -> dict[int, np.ndarray]:
+    """``[frames, points, 2]`` a slice, normalised; none where there is no file."""
+    if not path.exists():
+        return {}
+    found, known = read_landmarks(path, slices=len(slices)), {one.slice: one for one in slices}
+    result = {}
+    for number, points_mm in found.items():
+        if number not in known or len(points_mm) > len(known[number].frames):
+            lengths = {number: len(one.frames) for number, one in known.items()}
+            raise InputError(f"{path}: slice {number}, {len(points_mm)} frames; the series has frames by slice {lengths}")
+        one = known[number]
+        whole = np.full((len(one.frames), *points_mm.shape[1:]), np.nan)
+        whole[: len(points_mm)] = points_mm
+        result[number] = points_from_px(whole / np.asarray(one.spacing), one.frames.shape[1:])
+        if np.any(np.abs(result[number][np.isfinite(result[number])]) > _OUTSIDE):
+            raise InputError(
+                f"{path}: a landmark of slice {number} lies outside the image; x_mm, y_mm count from its first pixel"
+            )
+    return result
+
+
+def _organs(path: Path, slices: list[Series]) -> dict[str, np.ndarray]:
+    """``[frames, slices, H, W]`` bool by label."""
+    labels = read_labels(path)
+    shape = (len(slices[0].frames), len(slices), *slices[0].frames.shape[1:])
+    if labels.shape != shape:
+        raise InputError(f"{path}: frames, slices, rows, columns {labels.shape}; the series has {shape}")
+    return {f"label {number}": labels == number for number in np.unique(labels) if number}
+
+
+def _series_case(one: Series, landmarks: np.ndarray | None, organs: dict[str, np.ndarray]) -> Case:
     others = np.delete(np.arange(len(one.frames)), one.fixed)
-    moving = one.frames[others]
-    fixed = np.broadcast_to(one.frames[one.fixed], moving.shape)
-    case = Case(one.patient, f"slice {one.slice}", fixed, moving, one.spacing, fixed_frame=one.fixed, frames=others)
-    if points_mm is None:
-        return case
-    whole = np.full((len(one.frames), *points_mm.shape[1:]), np.nan)
-    whole[: len(points_mm)] = points_mm
-    points = points_from_px(whole / np.asarray(one.spacing), moving.shape[1:])
-    if np.any(np.abs(points[np.isfinite(points)]) > _OUTSIDE):
-        raise InputError(
-            f"{one.patient}.csv: a landmark of slice {one.slice} lies outside the image; x_mm, y_mm count from its first pixel"
-        )
-    fixed = np.broadcast_to(points[one.fixed], points[others].shape)
-    return case._replace(fixed_landmarks=fixed, moving_landmarks=points[others])
+
+    def pair(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.broadcast_to(frames[one.fixed], (len(others), *frames.shape[1:])), frames[others]
+
+    case = Case(one.patient, f"slice {one.slice}", *pair(one.frames), one.spacing, fixed_frame=one.fixed, frames=others)
+    if landmarks is not None:
+        fixed, moving = pair(landmarks)
+        case = case._replace(fixed_landmarks=fixed, moving_landmarks=moving)
+    if organs:
+        fixed, moving = ({name: pair(mask[:, one.slice])[which] for name, mask in organs.items()} for which in (0, 1))
+        case = case._replace(fixed_masks=fixed, moving_masks=moving)
+    return case

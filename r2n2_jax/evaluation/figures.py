@@ -1,10 +1,13 @@
 """Pictures of registrations, drawn by matplotlib without any global state."""
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -119,6 +122,56 @@ def draw_error_over_depth(depth: np.ndarray, errors: dict[str, np.ndarray]) -> F
     axis.set(xlabel="diaphragm below its place in the fixed frame, mm", ylabel="TRE, mm", yscale="log")
     axis.legend()
     return figure
+
+
+def draw_convergence(levels: Sequence[np.ndarray]) -> Figure:
+    """The objective over the iterations, level after level: the mean and the middle half of all pairs.
+
+    Args:
+        levels: ``[N, iterations]`` each, NaN after a pair stopped: it keeps its best value.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    done = 0
+    for number, curves in enumerate(levels):
+        best = np.fmin.accumulate(curves, axis=1)
+        steps = np.arange(done, done + best.shape[1])
+        low, high = np.percentile(best, [25, 75], axis=0)
+        axis.fill_between(steps, low, high, alpha=0.3, color="tab:blue")
+        axis.plot(steps, best.mean(axis=0), color="tab:blue")
+        axis.axvline(done, color="0.8", linewidth=1)
+        running = np.isfinite(curves).any(axis=0).sum()
+        axis.text(done, 0.98, f" level {number + 1}, {running} iterations", transform=axis.get_xaxis_transform(), va="top")
+        done += best.shape[1]
+    axis.set(xlabel="iteration", ylabel="best objective so far", yscale="log")
+    return figure
+
+
+def animate_series(frames: np.ndarray, warped: np.ndarray, *, aspect: float = 1.0) -> bytes:
+    """A GIF of a series before and after registration, side by side.
+
+    Args:
+        frames: ``[T, H, W]``.
+        warped: the same frames, registered.
+        aspect: height of a pixel over its width.
+    """
+    height = 3.2 * aspect * frames.shape[1] / frames.shape[2]
+    figure = Figure(figsize=(6.4, height + 0.3), layout="constrained")
+    low, high = np.percentile(frames, [0.5, 99.5])
+    pictures = []
+    for axis, (title, images) in zip(figure.subplots(1, 2), (("before", frames), ("after", warped)), strict=True):
+        pictures.append(axis.imshow(images[0], cmap="gray", vmin=low, vmax=high, aspect=aspect))
+        axis.set_title(title)
+        axis.set_axis_off()
+    writer = PillowWriter(fps=8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "series.gif"
+        with writer.saving(figure, path, dpi=80):
+            for before, after in zip(frames, warped, strict=True):
+                pictures[0].set_data(before)
+                pictures[1].set_data(after)
+                writer.grab_frame()
+        return path.read_bytes()
 
 
 def draw_pairs(rows: list[tuple[str, np.ndarray, np.ndarray, dict[str, np.ndarray]]]) -> Figure:

@@ -20,19 +20,34 @@ from r2n2_jax.transforms.model import numbers
 _PAIRS_AT_ONCE = 32
 
 
+class Found(NamedTuple):
+    """What a method answers for ``N`` pairs.
+
+    Attributes:
+        displacement: ``[N, *spatial, d]``, normalised.
+        losses: one array ``[N, iterations]`` a level where something was optimised, NaN after a pair stopped.
+    """
+
+    displacement: np.ndarray
+    losses: Sequence[np.ndarray] = ()
+
+
+Register = Callable[[np.ndarray, np.ndarray], Found]
+
+
 class Method(NamedTuple):
     """One way to register.
 
     Attributes:
         name: its short name.
-        register: ``(fixed, moving) -> displacement``, batches ``[N, *spatial]`` to ``[N, *spatial, d]``.
+        register: batches ``fixed, moving [N, *spatial]`` to what is found.
         compile: the same call, as short as it can be while compiling everything.
         numbers: how many numbers describe one registration at a given shape.
     """
 
     name: str
-    register: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    compile: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    register: Register
+    compile: Register
     numbers: Callable[[tuple[int, ...]], int]
 
 
@@ -42,6 +57,7 @@ class Outcome(NamedTuple):
     Attributes:
         metrics: one ``Metrics`` a case.
         warped: the moving images registered, ``[N, *spatial]`` a case.
+        losses: the convergence curves ``[pairs, iterations]`` of each level, where something was optimised.
         seconds_per_pair: registration alone, arrays in and out, in batches of a case's pairs.
         compile_seconds: the first, shortened call.
         numbers: that describe one registration, the mean over the pairs.
@@ -49,6 +65,7 @@ class Outcome(NamedTuple):
 
     metrics: list[Metrics]
     warped: list[np.ndarray]
+    losses: list[np.ndarray]
     seconds_per_pair: float
     compile_seconds: float
     numbers: int
@@ -57,8 +74,8 @@ class Outcome(NamedTuple):
 def identity() -> Method:
     """No registration at all."""
 
-    def nothing(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
-        return np.zeros((*fixed.shape, fixed.ndim - 1), np.float32)
+    def nothing(fixed: np.ndarray, moving: np.ndarray) -> Found:
+        return Found(np.zeros((*fixed.shape, fixed.ndim - 1), np.float32))
 
     return Method("initial", nothing, nothing, lambda shape: 0)
 
@@ -66,8 +83,8 @@ def identity() -> Method:
 def network(registrar: Registrar, *, refine: int = 0) -> Method:
     """The network, with ``refine`` steps of instance refinement."""
 
-    def register(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
-        return registrar.register_batch(fixed, moving, refine=refine).displacement
+    def register(fixed: np.ndarray, moving: np.ndarray) -> Found:
+        return Found(registrar.register_batch(fixed, moving, refine=refine).displacement)
 
     model = registrar.config.model
     count = model.steps * (3 * model.ndim + model.ndim * (model.ndim - 1) // 2)
@@ -77,13 +94,13 @@ def network(registrar: Registrar, *, refine: int = 0) -> Method:
 def bspline_method(settings: Settings, *, spacing: float = 8.0) -> Method:
     """The paper's baseline: a cubic B-spline fitted to every pair."""
 
-    def register(fixed: np.ndarray, moving: np.ndarray, settings: Settings = settings) -> np.ndarray:
-        def fields(*pairs: np.ndarray) -> jax.Array:
-            return fit(*pairs, bspline(spacing), settings=settings).displacement
+    def register(fixed: np.ndarray, moving: np.ndarray, settings: Settings = settings) -> Found:
+        fitted = in_chunks(
+            lambda *pairs: fit(*pairs, bspline(spacing), settings=settings), fixed, moving, at_once=_PAIRS_AT_ONCE
+        )
+        return Found(fitted.displacement, fitted.losses)
 
-        return in_chunks(fields, fixed, moving, at_once=_PAIRS_AT_ONCE)
-
-    def shortened(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    def shortened(fixed: np.ndarray, moving: np.ndarray) -> Found:
         return register(fixed, moving, dataclasses.replace(settings, iterations=AT_ONCE))
 
     return Method("bspline", register, shortened, lambda shape: numbers(bspline(spacing), shape))
@@ -96,16 +113,18 @@ def run(method: Method, cases: Sequence[Case], *, progress: bool = True) -> Outc
     for case in sizes.values():
         method.compile(case.fixed, case.moving)
     compiled = time.perf_counter() - start
-    seconds, judged, warped = 0.0, [], []
+    seconds, judged, warped, losses = 0.0, [], [], []
     for case in tqdm(cases, desc=method.name, unit="slice", disable=None if progress else True):
         start = time.perf_counter()
-        displacement = jax.block_until_ready(method.register(case.fixed, case.moving))
+        found = jax.block_until_ready(method.register(case.fixed, case.moving))
         seconds += time.perf_counter() - start
-        judged.append(measure(case, displacement))
-        warped.append(np.asarray(_warped(case.moving, displacement)))
+        judged.append(measure(case, found.displacement))
+        warped.append(np.asarray(_warped(case.moving, found.displacement)))
+        losses.append(found.losses)
     pairs = sum(len(case.fixed) for case in cases)
     count = sum(len(case.fixed) * method.numbers(case.fixed.shape[1:]) for case in cases) / pairs
-    return Outcome(judged, warped, seconds / pairs, compiled, round(count))
+    curves = [np.concatenate(level) for level in zip(*losses, strict=True)]
+    return Outcome(judged, warped, curves, seconds / pairs, compiled, round(count))
 
 
 @jax.jit

@@ -28,7 +28,7 @@ class Metrics(NamedTuple):
         tre_px: the same in pixels.
         worst_landmark_mm: the farthest landmark's.
         end_point_error_mm: mean distance of the field from the exact one, in the body where that is known.
-        dice: overlap of each organ's mask with the moving mask under the field.
+        dice: overlap of each organ's mask with the moving mask under the field; NaN where either image has none of it.
         mse: of the standardised images, over the pixels that see the moving image.
         ncc: normalised cross-correlation over the same pixels.
         folded: share of pixels whose Jacobian determinant is not positive (central differences, one-sided at the border).
@@ -72,19 +72,18 @@ def measure(case: Case, displacement: np.ndarray) -> Metrics:
 
 def concatenate(parts: Sequence[Metrics]) -> Metrics:
     """The metrics of all pairs of several cases: NaN for a pair that lacks one, None where all lack it."""
-    columns = {}
-    for name in Metrics._fields:
-        values = [getattr(part, name) for part in parts]
-        if all(value is None for value in values) or (name == "dice" and any(value is None for value in values)):
-            columns[name] = None
-        elif name == "dice":
-            columns[name] = {organ: np.concatenate([value[organ] for value in values]) for organ in values[0]}
-        else:
-            lacking = [
-                np.full(len(part.mse), np.nan) if value is None else value for part, value in zip(parts, values, strict=True)
-            ]
-            columns[name] = np.concatenate(lacking)
-    return Metrics(**columns)
+    counts = [len(part.mse) for part in parts]
+    columns = {name: _column([getattr(part, name) for part in parts], counts) for name in Metrics._fields if name != "dice"}
+    dice = [part.dice or {} for part in parts]
+    organs = dict.fromkeys(organ for one in dice for organ in one)
+    return Metrics(**columns, dice={organ: _column([one.get(organ) for one in dice], counts) for organ in organs} or None)
+
+
+def _column(values: Sequence[np.ndarray | None], counts: Sequence[int]) -> np.ndarray | None:
+    if all(value is None for value in values):
+        return None
+    filled = [np.full(count, np.nan) if value is None else value for value, count in zip(values, counts, strict=True)]
+    return np.concatenate(filled)
 
 
 def _mean_known(distances: np.ndarray) -> np.ndarray:
@@ -105,10 +104,12 @@ def _end_point_error_mm(case: Case, displacement: np.ndarray) -> np.ndarray:
 def _dice(case: Case, displacement: np.ndarray) -> dict[str, np.ndarray]:
     result = {}
     for organ, fixed in case.fixed_masks.items():
-        warped = np.asarray(_warp_nearest(case.moving_masks[organ].astype(np.float32), displacement)) > 0.5
+        moving = case.moving_masks[organ]
+        warped = np.asarray(_warp_nearest(moving.astype(np.float32), displacement)) > 0.5
         axes = tuple(range(1, fixed.ndim))
         both, total = np.sum(fixed & warped, axis=axes), np.sum(fixed, axis=axes) + np.sum(warped, axis=axes)
-        result[organ] = np.where(total > 0, 2.0 * both / np.maximum(total, 1), 1.0)
+        known = fixed.any(axis=axes) & moving.any(axis=axes)
+        result[organ] = np.where(known, 2.0 * both / np.maximum(total, 1), np.nan)
     return result
 
 

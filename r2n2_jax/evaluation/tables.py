@@ -38,14 +38,16 @@ def summarise(cases: Sequence[Case], outcomes: dict[str, Outcome], config: Confi
     def mean(measure: str) -> dict[str, float]:
         return {name: float(np.mean(getattr(metrics, measure))) for name, metrics in pooled.items()}
 
-    dice = {name: metrics.dice for name, metrics in pooled.items()}
-    known = all(value is not None for value in dice.values())
+    dice = {
+        name: {organ: float(np.nanmean(v)) for organ, v in (metrics.dice or {}).items() if np.isfinite(v).any()}
+        for name, metrics in pooled.items()
+    }
     results = {
         "pairs": sum(len(case.fixed) for case in cases),
         "tre_mm": spread("tre_mm"),
         "tre_px": spread("tre_px"),
         "end_point_error_mm": spread("end_point_error_mm"),
-        "dice": {n: {organ: float(v.mean()) for organ, v in value.items()} for n, value in dice.items()} if known else None,
+        "dice": dice if any(dice.values()) else None,
         "mse": mean("mse"),
         "ncc": mean("ncc"),
         "folded_fraction": mean("folded")["network"],
