@@ -10,7 +10,8 @@ from r2n2_jax.command_line import announce_device, parse, run
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.metrics import measure
 from r2n2_jax.evaluation.report import write_registration
-from r2n2_jax.io import check_output, check_same_grid, new_folder, read_image
+from r2n2_jax.files import check_output, new_folder
+from r2n2_jax.io import check_same_grid, read_image
 from r2n2_jax.registration import load
 
 

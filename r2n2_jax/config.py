@@ -36,6 +36,9 @@ class ModelConfig:
     """What eq 9's sigma is: a variance (to the letter) or a standard deviation (the authors' code)."""
     position_gain: float = 1.0
     """Factor on the features whose spatial softmax is the position: the same network, whose positions sharpen sooner."""
+    output_gain: float = 1.0
+    """Factor on what the parameter network's last layer answers: the same network, whose shapes and weights are learnt in
+    smaller steps. An optimiser that moves every weight alike moves the answer of a wide layer most."""
     activation: Literal["tanh", "leaky_relu"] = "tanh"
     """tanh as in the paper, leaky ReLU as in the authors' code."""
     norm: Literal["none", "instance"] = "none"
@@ -57,6 +60,7 @@ class ModelConfig:
             "hidden must be at least 1": self.hidden >= 1,
             "sigma_min must not be negative, and below sigma_max": 0 <= self.sigma_min < self.sigma_max,
             "position_gain must be positive": self.position_gain > 0,
+            "output_gain must be positive": self.output_gain > 0,
             "noise must not be negative": self.noise >= 0,
             "unroll must be at least 1": self.unroll >= 1,
         }

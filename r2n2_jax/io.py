@@ -2,16 +2,13 @@
 
 import contextlib
 import gzip
-import json
 import math
 import os
-import shutil
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,10 +23,12 @@ class Image(NamedTuple):
     Attributes:
         pixels: ``[*spatial]`` float32, axes of one pixel dropped.
         geometry: of the file.
+        kind: the type of the file's own pixels.
     """
 
     pixels: np.ndarray
     geometry: Geometry
+    kind: np.dtype = np.dtype(np.float32)
 
 
 def read_image(path: Path) -> Image:
@@ -39,6 +38,7 @@ def read_image(path: Path) -> Image:
         InputError: where the file is missing, not an image, a series, not finite, or constant.
     """
     image = _read(path)
+    kind = sitk.GetArrayViewFromImage(image).dtype
     if image.GetNumberOfComponentsPerPixel() in (3, 4):
         red, green, blue = (sitk.Cast(sitk.VectorIndexSelectionCast(image, channel), sitk.sitkFloat32) for channel in range(3))
         # Rec. 601 luma; a grey picture stored as colour comes out unchanged.
@@ -50,23 +50,23 @@ def read_image(path: Path) -> Image:
         raise InputError(f"{path}: an image of size {image.GetSize()}; a 2D or 3D image is needed")
     pixels = sitk.GetArrayFromImage(image).astype(np.float32).reshape(geometry.shape)
     check_pixels(pixels, str(path))
-    return Image(pixels, geometry)
+    return Image(pixels, geometry, kind)
 
 
-def read_frames(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
+def read_frames(path: Path) -> tuple[np.ndarray, Geometry]:
     """Reads a 2D+t file: axes x, y, slice, frame, or x, y, frame.
 
     Returns:
-        ``[frames, slices, H, W]`` float32, and the spacing along ``(x, y)`` in millimetres.
+        ``[frames, slices, H, W]`` float32, and the file's geometry with time as its last axis.
 
     Raises:
         InputError: where the file is missing, not an image, not 2D+t, has fewer than two frames, or bad pixels.
     """
-    pixels, spacing = _read_2d_t(path)
+    pixels, geometry = _read_2d_t(path)
     pixels = pixels.astype(np.float32)
     for frame, slice_ in np.ndindex(pixels.shape[:2]):
         check_pixels(pixels[frame, slice_], f"{path} (slice {slice_}, frame {frame})")
-    return pixels, spacing
+    return pixels, geometry
 
 
 def read_labels(path: Path) -> np.ndarray:
@@ -121,6 +121,14 @@ def write_image(path: Path, pixels: np.ndarray, geometry: Geometry) -> None:
     _write(path, sitk.GetImageFromArray(pixels.reshape(tuple(reversed(geometry.size))), isVector=False), geometry)
 
 
+def write_picture(path: Path, pixels: np.ndarray, kind: np.dtype, geometry: Geometry) -> None:
+    """Writes ``pixels`` rounded into the range of ``kind``, grey."""
+    if np.issubdtype(kind, np.integer):
+        limits = np.iinfo(kind)
+        pixels = np.clip(np.round(pixels), limits.min, limits.max)
+    write_image(path, pixels.astype(kind), geometry)
+
+
 def write_displacement(path: Path, displacement: np.ndarray, geometry: Geometry) -> None:
     """Writes a normalised field as an ITK displacement field: a vector image in millimetres, physical axes.
 
@@ -132,63 +140,8 @@ def write_displacement(path: Path, displacement: np.ndarray, geometry: Geometry)
     _write(path, sitk.GetImageFromArray(vectors, isVector=True), geometry)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-        InputError: where the file is missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-
-
-def check_output(path: Path) -> None:
-    """Refuses a folder that holds something already.
-
-    Raises:
-        InputError: where ``path`` is a file or a folder with content.
-    """
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise InputError(f"{path}: exists already; name a new or empty folder, nothing is overwritten")
-
-
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears at ``path`` whole when the block ends, or not at all when it fails.
-
-    Raises:
-        InputError: see ``check_output``.
-    """
-    check_output(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield partial
-        # mkdtemp's folder is private; give it the rights that any new folder gets.
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)
-        partial.replace(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _read_2d_t(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
-    """``[frames, slices, H, W]`` of the file's own type, and the spacing along ``(x, y)``."""
+def _read_2d_t(path: Path) -> tuple[np.ndarray, Geometry]:
+    """``[frames, slices, H, W]`` of the file's own type, and the file's geometry."""
     image = _read(path)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{path}: {image.GetNumberOfComponentsPerPixel()} values per pixel; a grey series is needed")
@@ -199,7 +152,7 @@ def _read_2d_t(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
         raise InputError(f"{path}: {pixels.ndim}D; a series has the axes x, y, slice, frame, or x, y, frame")
     if pixels.shape[0] < 2:
         raise InputError(f"{path}: a series of one frame; at least two frames are needed")
-    return pixels, image.GetSpacing()[:2]
+    return pixels, Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 
 def _read(path: Path) -> sitk.Image:

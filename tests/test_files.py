@@ -6,15 +6,14 @@ import scipy.ndimage
 import SimpleITK as sitk
 
 from r2n2_jax.errors import InputError
+from r2n2_jax.files import new_folder, write_json
 from r2n2_jax.geometry import Geometry, points_from_px, points_to_px, to_physical_mm, to_px
 from r2n2_jax.io import (
     check_same_grid,
-    new_folder,
     read_frames,
     read_image,
     write_displacement,
     write_image,
-    write_json,
 )
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import inside, warp

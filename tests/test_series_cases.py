@@ -46,6 +46,13 @@ def cases_of(folder):
     return series_cases(read_series(files), files)
 
 
+def test_files_of_patients_that_are_not_judged_are_left_alone(folder):
+    (folder / "anna.csv").write_text("nothing of use")
+    files = find_patients(folder)
+    cases = series_cases(read_series({"bert": files["bert"]}), files)
+    assert [case.patient for case in cases] == ["bert", "bert"]
+
+
 def exact(case) -> np.ndarray:
     """The shift from the fixed frame to every other, normalised."""
     px = (case.frames - case.fixed_frame)[:, None] * SHIFT_PX

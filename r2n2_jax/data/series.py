@@ -60,10 +60,10 @@ def read_series(patients: dict[str, Path], *, progress: bool = False) -> list[Se
     """
     series = []
     for patient, path in tqdm(patients.items(), desc="reading", unit="patient", disable=None if progress else True):
-        pixels, spacing = read_frames(path)
+        pixels, geometry = read_frames(path)
         for index in range(pixels.shape[1]):
             frames = pixels[:, index]
-            series.append(Series(patient, index, frames, spacing, fixed_frame(frames)))
+            series.append(Series(patient, index, frames, geometry.spacing[:2], fixed_frame(frames)))
     return series
 
 

@@ -117,11 +117,13 @@ def series_cases(series: Sequence[Series], files: dict[str, Path]) -> list[Case]
     Raises:
         InputError: where landmarks or masks are not those of the series.
     """
-    by_patient = {name: [one for one in series if one.patient == name] for name in files}
-    landmarks = {name: _landmarks(path.parent / f"{name}.csv", by_patient[name]) for name, path in files.items()}
-    folders = {path.parent / "masks" for path in files.values()}
+    slices: dict[str, list[Series]] = {}
+    for one in series:
+        slices.setdefault(one.patient, []).append(one)
+    landmarks = {name: _landmarks(files[name].parent / f"{name}.csv", members) for name, members in slices.items()}
+    folders = {files[name].parent / "masks" for name in slices}
     found = {name: path for folder in folders if folder.is_dir() for name, path in find_patients(folder).items()}
-    organs = {name: _organs(found[name], by_patient[name]) if name in found else {} for name in files}
+    organs = {name: _organs(found[name], members) if name in found else {} for name, members in slices.items()}
     return [_series_case(one, landmarks[one.patient].get(one.slice), organs[one.patient]) for one in series]
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from r2n2_jax.evaluation import figures, page, tables
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.methods import Method, run
-from r2n2_jax.io import Image, write_displacement, write_image, write_json
+from r2n2_jax.files import write_json
+from r2n2_jax.io import Image, write_displacement, write_image
 from r2n2_jax.registration import Registrar, Registration
 
 

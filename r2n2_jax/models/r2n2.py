@@ -89,7 +89,9 @@ class RegistrationStep(nn.Module):
             states.append(state)
             positions.append(position)
             weights.append(weight)
-        head = ParameterNetwork(c.hidden, c.sigma_max, c.sigma_min, c.sigma_is, c.activation, norm, name="parameters")
+        head = ParameterNetwork(
+            c.hidden, c.sigma_max, c.sigma_min, c.sigma_is, c.output_gain, c.activation, norm, name="parameters"
+        )
         return Gaussians(_weighted_mean(positions, weights), *head(features)), tuple(states)
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from r2n2_jax.config import Config, differences, to_dict
 from r2n2_jax.data.dataset import Examples, Source
 from r2n2_jax.errors import InputError
-from r2n2_jax.io import read_json, write_json
+from r2n2_jax.files import read_json, write_json
 from r2n2_jax.training.checkpoint import Checkpoints
 from r2n2_jax.training.state import TrainState, init_state, learning_rate
 from r2n2_jax.training.step import make_train_step
