@@ -37,8 +37,7 @@ class ModelConfig:
     position_gain: float = 1.0
     """Factor on the features whose spatial softmax is the position: the same network, whose positions sharpen sooner."""
     output_gain: float = 1.0
-    """Factor on what the parameter network's last layer answers: the same network, whose shapes and weights are learnt in
-    smaller steps. An optimiser that moves every weight alike moves the answer of a wide layer most."""
+    """Factor on what the parameter network's last layer answers: the same network, learnt in smaller steps."""
     activation: Literal["tanh", "leaky_relu"] = "tanh"
     """tanh as in the paper, leaky ReLU as in the authors' code."""
     norm: Literal["none", "instance"] = "none"
@@ -105,6 +104,9 @@ class OptimiserConfig:
     """Steps over which the rate rises from zero."""
     decay: Literal["constant", "cosine"] = "constant"
     """Keep the rate, or let it fall to a hundredth by the last step."""
+    full_rate_inputs: int = 0
+    """Layers of more inputs per output than this learn at a rate that falls as 1 / inputs (muP); 0: all at one rate, as in
+    the paper. An optimiser that moves every weight alike moves the output of a wide layer most."""
     clip: float = 1.0
     """Largest global norm of a gradient."""
     tv_weight: float = 0.1
@@ -114,6 +116,7 @@ class OptimiserConfig:
         checks = {
             "learning_rate must be positive": self.learning_rate > 0,
             "warmup must not be negative": self.warmup >= 0,
+            "full_rate_inputs must not be negative": self.full_rate_inputs >= 0,
             "clip must be positive": self.clip > 0,
             "tv_weight must not be negative": self.tv_weight >= 0,
         }

@@ -84,6 +84,20 @@ def read_labels(path: Path) -> np.ndarray:
     return labels.astype(np.int32)
 
 
+def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads a mask: bool ``shape``, True where the file is not zero; axes of one pixel may be missing.
+
+    Raises:
+        InputError: where the file is missing, not an image, of another size, or zero everywhere.
+    """
+    values = sitk.GetArrayFromImage(_read(path))
+    if [n for n in values.shape if n > 1] != [n for n in shape if n > 1]:
+        raise InputError(f"{path}: a mask of shape {values.shape}; the image it belongs to has {shape}")
+    if not values.any():
+        raise InputError(f"{path}: a mask that is zero everywhere")
+    return values.reshape(shape) != 0
+
+
 def check_pixels(pixels: np.ndarray, name: str) -> None:
     """Refuses what cannot be registered.
 

@@ -53,6 +53,12 @@ def read_landmarks(path: Path, *, slices: int = 1) -> dict[int, np.ndarray]:
     return found
 
 
+def landmark_names(path: Path) -> list[str]:
+    """The points' names in the order in which ``read_landmarks`` has them."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return sorted({row["point"] for row in csv.DictReader(file, skipinitialspace=True)})
+
+
 def write_landmarks(path: Path, slices: dict[int, np.ndarray], *, names: Sequence[str] | None = None) -> None:
     """Writes ``[frames, points, 2]`` millimetres a slice; NaN points are left out."""
     with path.open("w", newline="", encoding="utf-8") as file:

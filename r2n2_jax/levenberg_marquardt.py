@@ -49,7 +49,14 @@ class _State(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="iterations")
 def refine(
-    fixed: Array, moving: Array, gaussians: Gaussians, *, iterations: int = 20, tv_weight: float = 0.01, prior: float = 1e-3
+    fixed: Array,
+    moving: Array,
+    gaussians: Gaussians,
+    *,
+    mask: Array | None = None,
+    iterations: int = 20,
+    tv_weight: float = 0.01,
+    prior: float = 1e-3,
 ) -> Refined:
     r"""Lowers masked MSE + ``tv_weight`` * TV by moving, reshaping and reweighting the given Gaussians.
 
@@ -59,6 +66,7 @@ def refine(
         fixed: ``[*spatial, 1]``, standardised.
         moving: the same shape.
         gaussians: where to start, fields ``[T, ...]``.
+        mask: ``[*spatial]`` bool, the fixed image's pixels that count; by default all.
         iterations: steps.
         tv_weight: weight of the isotropic total variation in the objective that accepts or refuses a step.
         prior: weight of the squared distance from the start, which keeps Gaussians that no pixel holds from wandering.
@@ -67,6 +75,8 @@ def refine(
         the same number of Gaussians, and the objective's course.
     """
     points = coordinates(fixed.shape[:-1])
+    counted = jnp.ones(fixed.shape[:-1], bool) if mask is None else mask
+    pixels = jnp.maximum(jnp.sum(counted), 1)
     first = to_free(gaussians)
     start, unravel = jax.flatten_util.ravel_pytree(first)
 
@@ -74,14 +84,14 @@ def refine(
         """The objective, and the smallest Jacobian determinant of the map."""
         field = displacement(from_free(free), points)
         drift = jax.flatten_util.ravel_pytree(free)[0] - start
-        return pair_loss(fixed, moving, field, tv_weight) + prior * jnp.mean(drift**2), jnp.min(determinant(field))
+        return pair_loss(fixed, moving, field, tv_weight, mask) + prior * jnp.mean(drift**2), jnp.min(determinant(field))
 
     def step(state: _State, _: None) -> tuple[_State, Array]:
         now = jax.flatten_util.ravel_pytree(state.free)[0]
-        residuals, jacobian = _linearised(fixed, moving, state.free, points)
+        residuals, jacobian = _linearised(fixed, moving, state.free, points, counted)
         weight = prior / start.size
-        normal = jacobian.T @ jacobian / residuals.size + weight * jnp.eye(start.size)
-        slope = jacobian.T @ residuals / residuals.size + weight * (now - start)
+        normal = jacobian.T @ jacobian / pixels + weight * jnp.eye(start.size)
+        slope = jacobian.T @ residuals / pixels + weight * (now - start)
         damped = normal + state.damping * (jnp.diag(jnp.diag(normal)) + 1e-6 * jnp.eye(start.size))
         change = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), slope)
         trial = _bounded(unravel(now - change), first)
@@ -97,7 +107,7 @@ def refine(
     return Refined(from_free(last.free), jnp.concatenate([state.loss[None], losses]))
 
 
-def _linearised(fixed: Array, moving: Array, free: FreeGaussians, points: Array) -> tuple[Array, Array]:
+def _linearised(fixed: Array, moving: Array, free: FreeGaussians, points: Array, counted: Array) -> tuple[Array, Array]:
     """Residuals ``[pixels]`` and their Jacobian ``[pixels, T x 7]`` in the order of ``ravel_pytree``."""
     d = points.shape[-1]
     moved = points + displacement(from_free(free), points)
@@ -105,7 +115,7 @@ def _linearised(fixed: Array, moving: Array, free: FreeGaussians, points: Array)
     value, slope = jax.vmap(
         lambda axis: jax.jvp(functools.partial(sample, moving), (moved,), (jnp.broadcast_to(axis, moved.shape),)), out_axes=-1
     )(axes)
-    mask = inside(moved)
+    mask = inside(moved) & counted
     slope = jnp.where(mask[..., None], slope[..., 0, :], 0.0)
     residuals = jnp.where(mask, value[..., 0, 0] - fixed[..., 0], 0.0)
 

@@ -36,7 +36,7 @@ def sequence_loss(
 
 
 @jax.jit
-def pair_loss(fixed: Array, moving: Array, displacement: Array, tv_weight: float) -> Array:
+def pair_loss(fixed: Array, moving: Array, displacement: Array, tv_weight: float, mask: Array | None = None) -> Array:
     r"""Eqs 1 and 2 for one field: what registration by optimisation minimises.
 
     .. math:: \mathrm{MSE}(F, M \circ f) + \lambda\,\mathrm{TV}(f)
@@ -46,9 +46,11 @@ def pair_loss(fixed: Array, moving: Array, displacement: Array, tv_weight: float
         moving: the same shape.
         displacement: ``[*spatial, d]``.
         tv_weight: ``lambda``.
+        mask: ``[*spatial]`` bool, the fixed image's pixels that count; by default all.
 
     Returns:
         a scalar; the MSE is over the pixels that see the moving image.
     """
-    mask = inside(coordinates(fixed.shape[:-1]) + displacement)
-    return mse(fixed, warp(moving, displacement), mask) + tv_weight * isotropic_tv(displacement)
+    seen = inside(coordinates(fixed.shape[:-1]) + displacement)
+    seen = seen if mask is None else seen & mask
+    return mse(fixed, warp(moving, displacement), seen) + tv_weight * isotropic_tv(displacement)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import prepare
-from r2n2_jax.ops.warp import inside, warp
+from r2n2_jax.ops.warp import inside, sample_nearest, warp
 from r2n2_jax.training.checkpoint import Checkpoints
 
 Array = jax.Array
@@ -73,7 +73,15 @@ class Registrar:
         self.config = config
         self.params = params
 
-    def register(self, fixed: np.ndarray, moving: np.ndarray, *, steps: int | None = None, refine: int = 0) -> Registration:
+    def register(
+        self,
+        fixed: np.ndarray,
+        moving: np.ndarray,
+        *,
+        steps: int | None = None,
+        refine: int = 0,
+        mask: np.ndarray | None = None,
+    ) -> Registration:
         """Registers one pair.
 
         Args:
@@ -81,6 +89,7 @@ class Registrar:
             moving: the same shape.
             steps: local transformations; by default as many as in training.
             refine: Levenberg-Marquardt steps on them, for this pair alone.
+            mask: ``[*spatial]`` bool, the fixed image's pixels that refinement looks at; by default all.
 
         Raises:
             InputError: where the images do not match the model or each other, are not finite, or constant.
@@ -90,7 +99,7 @@ class Registrar:
         self._check(moving, "the moving image")
         if fixed.shape != moving.shape:
             raise InputError(f"the fixed image has the shape {fixed.shape}, the moving one {moving.shape}; they must be equal")
-        result = self._run(fixed[None], moving[None], steps, refine)
+        result = self._run(fixed[None], moving[None], steps, refine, mask)
         return jax.tree.map(lambda array: np.asarray(array[0]), result)
 
     def register_series(
@@ -122,9 +131,27 @@ class Registrar:
         self, fixed: np.ndarray, moving: np.ndarray, *, steps: int | None = None, refine: int = 0
     ) -> Registration:
         """Registers many pairs ``[N, *spatial]`` that were checked already; every array has the axis ``N`` in front."""
-        return in_chunks(lambda *pairs: self._run(*pairs, steps, refine), fixed, moving, at_once=_PAIRS_AT_ONCE)
+        parts = list(self.register_chunks(fixed, moving, steps=steps, refine=refine))
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
-    def _run(self, fixed: np.ndarray, moving: np.ndarray, steps: int | None, refine: int) -> Registration:
+    def register_chunks(
+        self,
+        fixed: np.ndarray,
+        moving: np.ndarray,
+        *,
+        mask: np.ndarray | None = None,
+        steps: int | None = None,
+        refine: int = 0,
+    ) -> Iterator[Registration]:
+        """As ``register_batch``, a few pairs at a time, so that no more than their fields need be held.
+
+        ``mask [*spatial]`` names the fixed images' pixels that refinement looks at.
+        """
+        return _chunks(lambda *pairs: self._run(*pairs, steps, refine, mask), fixed, moving, at_once=_PAIRS_AT_ONCE)
+
+    def _run(
+        self, fixed: np.ndarray, moving: np.ndarray, steps: int | None, refine: int, mask: np.ndarray | None = None
+    ) -> Registration:
         model = self.config.model
         count = model.steps if steps is None else steps
         if count < 1:
@@ -133,9 +160,10 @@ class Registrar:
             raise InputError(f"{refine} steps of refinement; none (0) or more are needed")
         gaussians = propose(self.params, model, fixed, moving, steps=count)
         if refine:
-            gaussians = _refined(gaussians, model, fixed, moving, iterations=refine)
-        field, warped, mask = _apply(gaussians, moving)
-        return Registration(field, warped, mask, gaussians, count)
+            counted = None if mask is None else _resampled_mask(mask, (model.resolution,) * model.ndim)
+            gaussians = _refined(gaussians, model, fixed, moving, counted, iterations=refine)
+        field, warped, seen = _apply(gaussians, moving)
+        return Registration(field, warped, seen, gaussians, count)
 
     def _check(self, image: np.ndarray, name: str) -> None:
         if image.ndim != self.config.model.ndim:
@@ -168,15 +196,18 @@ def load(checkpoint: str | Path) -> Registrar:
 
 def in_chunks(register: Callable[..., Any], fixed: np.ndarray, moving: np.ndarray, *, at_once: int) -> Any:
     """``register(fixed, moving)`` for pairs ``[N, *spatial]``, at most ``at_once`` at a time; its arrays joined along ``N``."""
-    parts = []
+    parts = list(_chunks(register, fixed, moving, at_once=at_once))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _chunks(register: Callable[..., Any], fixed: np.ndarray, moving: np.ndarray, *, at_once: int) -> Iterator[Any]:
     for start in range(0, len(fixed), at_once):
         chunk = np.arange(start, min(start + at_once, len(fixed)))
         # A last, shorter chunk is filled up: every chunk runs the same compiled program.
         filled = np.resize(chunk, min(at_once, len(fixed)))
         kept = slice(len(chunk))
         result = register(fixed[filled], moving[filled])
-        parts.append(jax.tree.map(lambda array, kept=kept: np.asarray(array[kept]), result))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+        yield jax.tree.map(lambda array, kept=kept: np.asarray(array[kept]), result)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps"))
@@ -198,15 +229,22 @@ def propose(params: Any, model: ModelConfig, fixed: Array, moving: Array, *, ste
 
 
 @functools.partial(jax.jit, static_argnames=("model", "iterations"))
-def _refined(gaussians: Gaussians, model: ModelConfig, fixed: Array, moving: Array, *, iterations: int) -> Gaussians:
+def _refined(
+    gaussians: Gaussians, model: ModelConfig, fixed: Array, moving: Array, mask: Array | None, *, iterations: int
+) -> Gaussians:
     """Each pair's Gaussians after instance refinement at the model's resolution."""
-    each = jax.vmap(functools.partial(refine_pair, iterations=iterations))
+    each = jax.vmap(functools.partial(refine_pair, mask=mask, iterations=iterations))
     return each(_prepare(model, fixed), _prepare(model, moving), gaussians).gaussians
 
 
 def _prepare(model: ModelConfig, images: Array) -> Array:
     """``[B, *spatial]`` as the network sees them."""
     return jax.vmap(lambda image: prepare(image, (model.resolution,) * model.ndim))(images)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _resampled_mask(mask: Array, shape: tuple[int, ...]) -> Array:
+    return sample_nearest(mask[..., None].astype(jnp.float32), coordinates(shape))[..., 0] > 0.5
 
 
 @jax.jit

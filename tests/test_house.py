@@ -27,6 +27,7 @@ LAYERS = [
     ("training",),
     ("registration",),
     ("evaluation", "command_line"),
+    ("correction",),
 ]
 MODULES = [module.name for module in pkgutil.walk_packages(r2n2_jax.__path__, "r2n2_jax.")]
 

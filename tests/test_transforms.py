@@ -140,7 +140,7 @@ def test_the_jacobian_of_the_refinement_is_that_of_the_residuals():
         return (sample(moving, points + field) - fixed)[5:-5, 5:-5].ravel()
 
     expected = jax.jacfwd(residuals)(flat)
-    value, jacobian = _linearised(fixed, moving, free, points)
+    value, jacobian = _linearised(fixed, moving, free, points, jnp.ones(fixed.shape[:-1], bool))
     inner = np.s_[5:-5, 5:-5]
     np.testing.assert_allclose(value.reshape(SHAPE)[inner].ravel(), residuals(flat), atol=1e-5)
     np.testing.assert_allclose(jacobian.reshape(*SHAPE, -1)[inner].reshape(expected.shape), expected, atol=1e-4)

@@ -67,20 +67,33 @@ def read_series(patients: dict[str, Path], *, progress: bool = False) -> list[Se
     return series
 
 
-def fixed_frame(frames: np.ndarray) -> int:
-    """The frame nearest the mean position of the motion.
+def position_curve(frames: np.ndarray) -> np.ndarray:
+    """Where in its motion each frame is: its score on the first principal component of the frames over time.
 
-    The first principal component of the frames over time follows the largest motion (breathing, or the heart's cycle); the
-    frame whose score is nearest the mean is taken.
+    That component follows the largest motion, breathing or the heart's cycle.
 
     Args:
         frames: ``[T, *spatial]``.
 
     Returns:
-        an index into ``frames``.
+        ``[T]`` float64 of mean 0 and variance 1, the farthest frame positive; zero where nothing moves.
     """
     flat = frames.reshape(len(frames), -1).astype(np.float64)
     flat = flat - flat.mean(axis=0)
     # The T x T Gram matrix has the same scores as the pixels' covariance, and is small.
-    _, vectors = np.linalg.eigh(flat @ flat.T)
-    return int(np.argmin(np.abs(vectors[:, -1])))
+    values, vectors = np.linalg.eigh(flat @ flat.T)
+    if values[-1] <= 0:
+        return np.zeros(len(frames))
+    scores = vectors[:, -1] * np.sqrt(len(frames))
+    return scores * np.sign(scores[np.argmax(np.abs(scores))])
+
+
+def fixed_frame(frames: np.ndarray) -> int:
+    """The frame ``[T, *spatial]`` nearest the mean position of the motion."""
+    return int(np.argmin(np.abs(position_curve(frames))))
+
+
+def mean_intensity_frame(frames: np.ndarray) -> int:
+    """The frame ``[T, *spatial]`` whose mean intensity is nearest the series', as the paper's authors choose it."""
+    means = frames.reshape(len(frames), -1).mean(axis=1, dtype=np.float64)
+    return int(np.argmin(np.abs(means - means.mean())))

@@ -39,6 +39,7 @@ class Case(NamedTuple):
         depth: ``[N]``, how far the diaphragm is from its place in the fixed frame, millimetres.
         fixed_frame: the number of the fixed frame in its series.
         frames: ``[N]``, the numbers of the moving ones.
+        region: ``[N, *spatial]`` bool, the fixed images' pixels that the image measures look at; by default all.
     """
 
     patient: str
@@ -55,6 +56,7 @@ class Case(NamedTuple):
     depth: np.ndarray | None = None
     fixed_frame: int | None = None
     frames: np.ndarray | None = None
+    region: np.ndarray | None = None
 
     @property
     def aspect(self) -> float:

@@ -1,13 +1,13 @@
 """Pictures of registrations, drawn by matplotlib without any global state."""
 
-import tempfile
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+import PIL.Image
 from matplotlib import colormaps
-from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -18,6 +18,8 @@ from r2n2_jax.ops.warp import warp
 from r2n2_jax.registration import Registration
 
 _ARROWS = 24
+_GIF_HEIGHT = 256
+_GIF_MILLISECONDS = 120
 
 
 def save_registration(path: Path, fixed: np.ndarray, moving: np.ndarray, result: Registration, *, aspect: float = 1.0) -> None:
@@ -148,30 +150,70 @@ def draw_convergence(levels: Sequence[np.ndarray]) -> Figure:
 
 
 def animate_series(frames: np.ndarray, warped: np.ndarray, *, aspect: float = 1.0) -> bytes:
-    """A GIF of a series before and after registration, side by side.
+    """A GIF of a series, before registration on the left and after it on the right.
 
     Args:
         frames: ``[T, H, W]``.
         warped: the same frames, registered.
         aspect: height of a pixel over its width.
     """
-    height = 3.2 * aspect * frames.shape[1] / frames.shape[2]
-    figure = Figure(figsize=(6.4, height + 0.3), layout="constrained")
     low, high = np.percentile(frames, [0.5, 99.5])
-    pictures = []
-    for axis, (title, images) in zip(figure.subplots(1, 2), (("before", frames), ("after", warped)), strict=True):
-        pictures.append(axis.imshow(images[0], cmap="gray", vmin=low, vmax=high, aspect=aspect))
-        axis.set_title(title)
+    both = np.concatenate([frames, np.full((*frames.shape[:2], 4), high), warped], axis=2)
+    grey = (255 * np.clip((both - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)).astype(np.uint8)
+    zoom = max(1, round(_GIF_HEIGHT / (aspect * frames.shape[1])))
+    size = (zoom * grey.shape[2], round(zoom * aspect * grey.shape[1]))
+    pictures = [PIL.Image.fromarray(one).resize(size, PIL.Image.Resampling.BILINEAR) for one in grey]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=_GIF_MILLISECONDS, loop=0)
+    return buffer.getvalue()
+
+
+def draw_curves(times: np.ndarray, curves: dict[str, np.ndarray], fixed: int, *, axis_label: str) -> Figure:
+    """Curves over the frames of a series, one below the other, the fixed frame marked.
+
+    Args:
+        times: ``[T]``.
+        curves: ``[T]`` by title.
+        fixed: index of the fixed frame.
+        axis_label: what ``times`` are.
+    """
+    figure = Figure(figsize=(9, 1.9 * len(curves) + 0.4), layout="constrained")
+    axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (title, values) in zip(axes, curves.items(), strict=True):
+        axis.plot(times, values, marker="o", markersize=2.5, linewidth=1)
+        axis.axvline(times[fixed], color="tab:orange", linewidth=1)
+        axis.set_title(title, fontsize=10, loc="left")
+    axes[-1].set_xlabel(f"{axis_label}; the fixed frame marked")
+    return figure
+
+
+def draw_over_time(frames: np.ndarray, warped: np.ndarray, fixed: int, *, aspect: float = 1.0) -> Figure:
+    """The fixed frame, and mean and standard deviation over all frames before and after registration.
+
+    What does not move is sharp in the mean and dark in the deviation.
+
+    Args:
+        frames: ``[T, H, W]``.
+        warped: the same frames, registered.
+        fixed: index of the fixed frame.
+        aspect: height of a pixel over its width.
+    """
+    figure = Figure(figsize=(13, 2.9 * aspect * frames.shape[1] / frames.shape[2] + 0.3), layout="constrained")
+    low, high = np.percentile(frames, [0.5, 99.5])
+    most = max(float(np.percentile(frames.std(axis=0), 99.5)), np.finfo(np.float32).tiny)
+    pictures = (
+        ("fixed frame", frames[fixed], False),
+        ("mean before", frames.mean(axis=0), False),
+        ("mean after", warped.mean(axis=0), False),
+        ("deviation before", frames.std(axis=0), True),
+        ("deviation after", warped.std(axis=0), True),
+    )
+    for axis, (title, image, spread) in zip(figure.subplots(1, len(pictures)), pictures, strict=True):
+        limits = {"cmap": "magma", "vmin": 0, "vmax": most} if spread else {"cmap": "gray", "vmin": low, "vmax": high}
+        axis.imshow(image, aspect=aspect, **limits)
+        axis.set_title(title, fontsize=10)
         axis.set_axis_off()
-    writer = PillowWriter(fps=8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "series.gif"
-        with writer.saving(figure, path, dpi=80):
-            for before, after in zip(frames, warped, strict=True):
-                pictures[0].set_data(before)
-                pictures[1].set_data(after)
-                writer.grab_frame()
-        return path.read_bytes()
+    return figure
 
 
 def draw_pairs(rows: list[tuple[str, np.ndarray, np.ndarray, dict[str, np.ndarray]]]) -> Figure:

@@ -50,7 +50,8 @@ def measure(case: Case, displacement: np.ndarray) -> Metrics:
     """Judges fields ``[N, *spatial, d]``, normalised; landmarks are carried by the field's linear interpolation."""
     determinants = np.asarray(_determinants(displacement))
     axes = tuple(range(1, determinants.ndim))
-    similarity = _similarity(case.fixed, case.moving, displacement)
+    region = np.ones(case.fixed.shape, bool) if case.region is None else case.region
+    similarity = _similarity(case.fixed, case.moving, displacement, region)
     missed_mm = missed_px = None
     if case.fixed_landmarks is not None:
         carried = case.fixed_landmarks + np.asarray(_at(displacement, case.fixed_landmarks))
@@ -114,10 +115,10 @@ def _dice(case: Case, displacement: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @jax.jit
-def _similarity(fixed: Array, moving: Array, displacement: Array) -> tuple[Array, Array]:
+def _similarity(fixed: Array, moving: Array, displacement: Array, region: Array) -> tuple[Array, Array]:
     fixed, moving = (jax.vmap(standardise)(images[..., None]) for images in (fixed, moving))
     warped = jax.vmap(warp)(moving, displacement)
-    mask = inside(coordinates(fixed.shape[1:-1])[None] + displacement)
+    mask = inside(coordinates(fixed.shape[1:-1])[None] + displacement) & region
     return jax.vmap(mse)(fixed, warped, mask), jax.vmap(ncc)(fixed, warped, mask)
 
 

@@ -140,19 +140,20 @@ def print_tables(results: dict[str, Any], title: str) -> None:
     """Prints the summary, and Table 1 where it has more than one cell."""
     console = Console(highlight=False)
     if results["table"] is not None and sum(len(rows["initial"]) - 1 for rows in results["table"].values()) > 1:
-        console.print(_rich(*table_1_rows(results["table"]), title="TRE of every patient and slice"))
-    console.print(_rich(*summary_rows(results), title=title))
+        print_table(*table_1_rows(results["table"]), title="TRE of every patient and slice")
+    print_table(*summary_rows(results), title=title)
     console.print(f"{results['pairs']} pairs on {results['device']}")
 
 
-def _rich(header: list[str], rows: list[list[str]], *, title: str) -> Table:
+def print_table(header: list[str], rows: list[list[str]], *, title: str) -> None:
+    """Prints a table; what repeats in the first column is left out."""
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right")
     for previous, row in zip([None, *rows], rows, strict=False):
         same = previous is not None and row[0] == previous[0]
         table.add_row("" if same else row[0], *row[1:])
-    return table
+    Console(highlight=False).print(table)
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:

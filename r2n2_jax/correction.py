@@ -1,0 +1,173 @@
+"""Motion correction: every frame of a recording brought into the position of one, and what a user wants to know of it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from r2n2_jax.data.series import fixed_frame as mean_position_frame
+from r2n2_jax.data.series import mean_intensity_frame, position_curve
+from r2n2_jax.errors import InputError
+from r2n2_jax.evaluation.cases import Case
+from r2n2_jax.evaluation.correction_report import Corrected, write_fields, write_results
+from r2n2_jax.evaluation.metrics import concatenate, measure
+from r2n2_jax.evaluation.report import describe_parameters
+from r2n2_jax.geometry import Geometry, points_from_px, to_px
+from r2n2_jax.landmarks import read_landmarks
+from r2n2_jax.ops.jacobian import determinant
+from r2n2_jax.recording import Recording
+from r2n2_jax.registration import Registrar, Registration
+
+FixedFrame = int | Literal["mean-position", "mean-intensity"]
+
+_LEAST_DETERMINANT = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a recording is registered, and what is written."""
+
+    fixed_frame: FixedFrame = "mean-position"
+    """The frame that the others are brought to: its number, counted from 0, or how it is chosen."""
+    steps: int | None = None
+    """Local transformations a frame; by default as many as in training."""
+    refine: int = 0
+    """Steps of instance refinement: the transformations found are fitted to each frame alone."""
+    fields: bool = True
+    """Write the displacement fields."""
+
+
+def correct(
+    registrar: Registrar,
+    recording: Recording,
+    folder: Path,
+    *,
+    options: Options,
+    masks: list[np.ndarray] | None = None,
+    landmarks: Path | None = None,
+    progress: bool = True,
+) -> list[Corrected]:
+    """Registers every slice of a recording and writes everything to ``folder``.
+
+    Args:
+        registrar: the network.
+        recording: what to register.
+        folder: an existing, empty folder.
+        options: how.
+        masks: ``[H, W]`` bool a slice: the fixed frame's pixels that refinement and the image measures look at.
+        landmarks: a landmark file; its points of the fixed frames are carried to all others.
+        progress: show a bar.
+
+    Returns:
+        one result a slice.
+
+    Raises:
+        InputError: where there is no frame of the asked number, or no landmark in a fixed frame.
+    """
+    chosen = [_choose(frames, options.fixed_frame) for frames in recording.frames]
+    points = None if landmarks is None else _points(landmarks, recording, chosen)
+    total = sum(len(frames) for frames in recording.frames)
+    results = []
+    with tqdm(total=total, unit="frame", disable=None if progress else True) as bar:
+        for index, fixed in enumerate(chosen):
+            mask = None if masks is None else masks[index]
+            of_slice = None if points is None else points[index]
+            results.append(_correct_slice(registrar, recording, index, fixed, mask, of_slice, folder, options, bar))
+    write_results(recording, results, folder, landmarks)
+    return results
+
+
+def _choose(frames: np.ndarray, asked: FixedFrame) -> int:
+    if asked == "mean-position":
+        return mean_position_frame(frames)
+    if asked == "mean-intensity":
+        return mean_intensity_frame(frames)
+    if not 0 <= asked < len(frames):
+        raise InputError(f"--fixed-frame {asked}: the recording has the frames 0 to {len(frames) - 1}")
+    return asked
+
+
+def _points(path: Path, recording: Recording, chosen: list[int]) -> list[np.ndarray | None]:
+    """``[T, points, 2]`` a slice, normalised; NaN where a frame lacks one."""
+    found = read_landmarks(path, slices=len(recording.frames))
+    result: list[np.ndarray | None] = [None] * len(recording.frames)
+    for number, points_mm in found.items():
+        if number >= len(recording.frames) or len(points_mm) > len(recording.frames[number]):
+            lengths = {number: len(frames) for number, frames in enumerate(recording.frames)}
+            raise InputError(f"{path}: slice {number}, {len(points_mm)} frames; the recording has frames by slice {lengths}")
+        whole = np.full((len(recording.frames[number]), *points_mm.shape[1:]), np.nan)
+        whole[: len(points_mm)] = points_mm
+        geometry = recording.geometries[number]
+        result[number] = points_from_px(whole / np.asarray(geometry.spacing[:2]), geometry.shape)
+        if not np.isfinite(result[number][chosen[number]]).any():
+            raise InputError(f"{path}: no point in frame {chosen[number]} of slice {number}, the fixed one (see --fixed-frame)")
+    return result
+
+
+def _correct_slice(
+    registrar: Registrar,
+    recording: Recording,
+    index: int,
+    fixed: int,
+    mask: np.ndarray | None,
+    points: np.ndarray | None,
+    folder: Path,
+    options: Options,
+    bar: tqdm,
+) -> Corrected:
+    frames, geometry = recording.frames[index], recording.geometries[index]
+    fixed_frames = np.broadcast_to(frames[fixed], frames.shape)
+    parts, done = [], 0
+    for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, steps=options.steps, refine=options.refine):
+        count = len(chunk.warped)
+        part = slice(done, done + count)
+        case = Case("", "", fixed_frames[part], frames[part], geometry.spacing[:2])
+        if mask is not None:
+            case = case._replace(region=np.broadcast_to(mask, frames[part].shape))
+        if points is not None:
+            case = case._replace(
+                fixed_landmarks=np.broadcast_to(points[fixed], points[part].shape), moving_landmarks=points[part]
+            )
+        if options.fields:
+            write_fields(folder / "fields" / f"slice_{index}", chunk.displacement, geometry, done)
+        parts.append(_summary(chunk, case, geometry))
+        done += count
+        bar.update(count)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in ("warped", "log_jacobian", "largest", "mean")}
+    return Corrected(
+        fixed,
+        position_curve(frames),
+        *joined.values(),
+        concatenate([part["before"] for part in parts]),
+        concatenate([part["after"] for part in parts]),
+        [one for part in parts for one in part["parameters"]],
+        None if points is None else np.concatenate([part["points"] for part in parts]),
+    )
+
+
+def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, Any]:
+    """What is kept of a chunk: everything but its fields."""
+    lengths = np.linalg.norm(to_px(chunk.displacement, geometry.shape) * np.asarray(geometry.spacing[:2]), axis=-1)
+    one = [jax.tree.map(lambda array, t=t: array[t], chunk) for t in range(len(chunk.warped))]
+    carried = None
+    if case.fixed_landmarks is not None:
+        carried = np.stack([pair.points(points) for pair, points in zip(one, case.fixed_landmarks, strict=True)])
+    return {
+        "warped": chunk.warped,
+        "log_jacobian": np.asarray(_log_jacobian(chunk.displacement)),
+        "largest": lengths.max(axis=(1, 2)),
+        "mean": lengths.mean(axis=(1, 2)),
+        "before": measure(case, np.zeros_like(chunk.displacement)),
+        "after": measure(case, chunk.displacement),
+        "parameters": [describe_parameters(pair) for pair in one],
+        "points": carried,
+    }
+
+
+@jax.jit
+def _log_jacobian(displacement: jax.Array) -> jax.Array:
+    return jnp.log(jnp.maximum(jax.vmap(determinant)(displacement), _LEAST_DETERMINANT))

@@ -1,0 +1,154 @@
+"""What a registered recording leaves in its folder: the series, fields, maps, curves, an animation and one HTML page."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from r2n2_jax.evaluation import figures, html
+from r2n2_jax.evaluation.metrics import Metrics
+from r2n2_jax.files import write_json
+from r2n2_jax.geometry import Geometry, points_to_px
+from r2n2_jax.io import write_displacement, write_image
+from r2n2_jax.landmarks import landmark_names, write_landmarks
+from r2n2_jax.recording import Recording
+
+
+class Corrected(NamedTuple):
+    """One slice, registered.
+
+    Attributes:
+        fixed: index of the fixed frame.
+        position: ``[T]``, where in its motion each frame is.
+        warped: ``[T, H, W]``, in the recording's own intensities.
+        log_jacobian: ``[T, H, W]``, natural logarithm of the local change of area from the fixed frame to each.
+        largest_mm: ``[T]``, the longest displacement.
+        mean_mm: ``[T]``, the mean one.
+        before: measures of every frame against the fixed one.
+        after: the same, registered.
+        parameters: the local transformations, as they go into ``parameters.json``.
+        points: ``[T, points, 2]`` normalised, the fixed frame's landmarks carried to every frame; or None.
+    """
+
+    fixed: int
+    position: np.ndarray
+    warped: np.ndarray
+    log_jacobian: np.ndarray
+    largest_mm: np.ndarray
+    mean_mm: np.ndarray
+    before: Metrics
+    after: Metrics
+    parameters: list[dict[str, Any]]
+    points: np.ndarray | None
+
+
+def write_fields(folder: Path, fields: np.ndarray, geometry: Geometry, first: int) -> None:
+    """Writes normalised fields ``[N, H, W, 2]`` of the frames ``first, first + 1, ...`` as ITK applies them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, field in enumerate(fields, start=first):
+        write_displacement(folder / f"frame_{number:04d}.nii.gz", field, geometry)
+
+
+def write_results(recording: Recording, results: list[Corrected], folder: Path, landmarks: Path | None) -> None:
+    """Writes everything but the fields; the points' names are those of the file ``landmarks``."""
+    recording.write(folder, [one.warped for one in results])
+    (folder / "log_jacobian").mkdir()
+    for index, (one, geometry) in enumerate(zip(results, recording.geometries, strict=True)):
+        write_image(
+            folder / "log_jacobian" / f"slice_{index}.nii.gz", one.log_jacobian, _over_time(geometry, recording.times, one)
+        )
+    described = [
+        {"slice": index, "fixed_frame": one.fixed, "convention": one.parameters[0]["convention"], "frames": one.parameters}
+        for index, one in enumerate(results)
+    ]
+    for slice_ in described:
+        slice_["frames"] = [frame["transformations"] for frame in slice_["frames"]]
+    write_json(folder / "parameters.json", described)
+    _write_frames(folder / "frames.csv", recording, results)
+    if landmarks is not None:
+        carried = {
+            index: points_to_px(one.points, geometry.shape) * np.asarray(geometry.spacing[:2])
+            for index, (one, geometry) in enumerate(zip(results, recording.geometries, strict=True))
+            if one.points is not None
+        }
+        write_landmarks(folder / "points.csv", carried, names=landmark_names(landmarks))
+    for index, (frames, one, geometry) in enumerate(zip(recording.frames, results, recording.geometries, strict=True)):
+        gif = figures.animate_series(frames, one.warped, aspect=geometry.spacing[1] / geometry.spacing[0])
+        (folder / f"slice_{index}.gif").write_bytes(gif)
+    page = html.document("Motion correction", _page(recording, results, folder))
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _over_time(geometry: Geometry, times: np.ndarray | None, one: Corrected) -> Geometry:
+    """A slice's geometry with time as one more axis."""
+    axes = len(geometry.size)
+    direction = np.eye(axes + 1)
+    direction[:axes, :axes] = np.reshape(geometry.direction, (axes, axes))
+    interval = 1.0 if times is None else float(np.mean(np.diff(times)))
+    return Geometry(
+        (*geometry.size, len(one.warped)),
+        (*geometry.spacing, interval if interval > 0 else 1.0),
+        (*geometry.origin, 0.0),
+        tuple(direction.ravel()),
+    )
+
+
+def _write_frames(path: Path, recording: Recording, results: list[Corrected]) -> None:
+    """A row a frame: the breathing curve, similarity before and after, folding, displacement."""
+    header = ["slice", "frame", "time_s", "position", "mse_before", "mse_after", "ncc_before", "ncc_after"]
+    header += ["folded", "mean_displacement_mm", "largest_displacement_mm", "tre_before_mm", "tre_after_mm"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for index, one in enumerate(results):
+            columns = [None if recording.times is None else recording.times, one.position, one.before.mse, one.after.mse]
+            columns += [one.before.ncc, one.after.ncc, one.after.folded, one.mean_mm, one.largest_mm]
+            columns += [one.before.tre_mm, one.after.tre_mm]
+            for frame in range(len(one.warped)):
+                values = ["" if c is None or np.isnan(c[frame]) else f"{c[frame]:.6g}" for c in columns]
+                writer.writerow([index, frame, *values])
+
+
+def summary_rows(results: list[Corrected]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a slice a row."""
+    header = ["slice", "fixed frame", "MSE before", "after", "NCC before", "after", "worse frames", "folded, %", "largest, mm"]
+    rows = []
+    for index, one in enumerate(results):
+        others = np.arange(len(one.warped)) != one.fixed
+        pairs = [(one.before.mse, one.after.mse), (one.before.ncc, one.after.ncc)]
+        similarity = [f"{values[others].mean():.4f}" for pair in pairs for values in pair]
+        worse = int(np.sum((one.after.mse > one.before.mse) & others))
+        rows.append(
+            [
+                str(index),
+                str(one.fixed),
+                *similarity,
+                f"{worse} of {others.sum()}",
+                f"{100 * one.after.folded.mean():.3f}",
+                f"{one.largest_mm.max():.1f}",
+            ]
+        )
+    return header, rows
+
+
+def _page(recording: Recording, results: list[Corrected], folder: Path) -> Iterator[str]:
+    yield html.paragraph(f"Frames in the order of {recording.order}.")
+    if not recording.spacing_known:
+        yield html.paragraph("The files hold no spacing: millimetres are pixels here.")
+    yield html.table(*summary_rows(results))
+    for index, one in enumerate(results):
+        frames, geometry = recording.frames[index], recording.geometries[index]
+        aspect = geometry.spacing[1] / geometry.spacing[0]
+        name = f"Slice {index}"
+        yield html.picture(f"{name}, before and after", "gif", (folder / f"slice_{index}.gif").read_bytes(), "Left: before.")
+        yield html.figure(f"{name}, all frames together", figures.draw_over_time(frames, one.warped, one.fixed, aspect=aspect))
+        curves = {
+            "position in the motion (first principal component of the frames)": one.position,
+            "mean displacement, mm": one.mean_mm,
+            "masked MSE before": one.before.mse,
+            "masked MSE after": one.after.mse,
+        }
+        times, label = (recording.times, "seconds") if recording.times is not None else (np.arange(len(frames)), "frame")
+        yield html.figure(f"{name}, frame by frame", figures.draw_curves(times, curves, one.fixed, axis_label=label))

@@ -1,0 +1,155 @@
+"""A whole recording is registered, and everything that is written of it agrees and opens in ITK."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from dicom_files import write_series
+from test_reference import CONFIG as MODEL
+from test_reference import random_params
+
+from r2n2_jax import Registrar
+from r2n2_jax.config import Config
+from r2n2_jax.correction import Options, correct
+from r2n2_jax.data.series import fixed_frame, mean_intensity_frame, position_curve
+from r2n2_jax.errors import InputError
+from r2n2_jax.landmarks import read_landmarks
+from r2n2_jax.recording import read_recording
+
+FRAMES, SLICES, SHAPE = 18, 2, (25, 31)  # more frames than are registered at once
+
+
+@pytest.fixture(scope="module")
+def moving_square():
+    """``[T, S, H, W]`` uint16: a bright square that goes down and up again."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 60, (FRAMES, SLICES, *SHAPE)).astype(np.uint16)
+    for t in range(FRAMES):
+        top = round(8 + 4 * np.sin(2 * np.pi * t / FRAMES))
+        frames[t, :, top : top + 8, 10:20] += 500
+    return frames
+
+
+@pytest.fixture(scope="module")
+def registrar():
+    return Registrar(Config(model=MODEL), random_params(MODEL))
+
+
+@pytest.fixture(scope="module")
+def dicom(moving_square, tmp_path_factory):
+    """An oblique DICOM series: rows turned by 25 degrees, pixels of 1.5 x 2 mm, slices 8 mm apart."""
+    folder = tmp_path_factory.mktemp("dicom")
+    c, s = np.cos(np.radians(25)), np.sin(np.radians(25))
+    write_series(folder, moving_square, normal=(0.0, 0.0, 1.0), ImageOrientationPatient=[c, s, 0.0, -s, c, 0.0])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corrected(registrar, dicom, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("out")
+    landmarks = folder.parent / "landmarks.csv"
+    landmarks.write_text("slice,frame,point,x_mm,y_mm\n" + "".join(f"1,{t},centre,22.5,{24 + t}\n" for t in range(FRAMES)))
+    results = correct(
+        registrar, read_recording(dicom), folder, options=Options(fixed_frame=3), landmarks=landmarks, progress=False
+    )
+    return folder, results
+
+
+def test_the_written_fields_applied_by_itk_give_the_written_series(corrected, dicom):
+    folder, results = corrected
+    before = read_recording(dicom)
+    again = read_recording(folder / "warped")
+    assert again.order == "trigger-time"
+    for index, geometry in enumerate(before.geometries):
+        assert again.geometries[index] == geometry
+        np.testing.assert_allclose(again.frames[index], results[index].warped, atol=0.5)  # DICOM stores whole numbers
+        for frame in (0, 7, 17):
+            path = folder / "fields" / f"slice_{index}" / f"frame_{frame:04d}.nii.gz"
+            field = sitk.ReadImage(str(path), sitk.sitkVectorFloat64)
+            # A slice written twice lets ITK interpolate at its place.
+            image = sitk.GetImageFromArray(np.repeat(before.frames[index][frame][None], 2, axis=0))
+            image.SetSpacing(geometry.spacing)
+            image.SetOrigin(geometry.origin)
+            image.SetDirection(geometry.direction)
+            transform = sitk.DisplacementFieldTransform(field)
+            itk = sitk.GetArrayFromImage(sitk.Resample(image, image, transform, sitk.sitkLinear, 0.0))[0]
+            seen = results[index].warped[frame] != 0  # ITK goes on for half a pixel beyond the border
+            assert seen.mean() > 0.5
+            spread = np.ptp(before.frames[index][frame])
+            assert np.abs(itk - results[index].warped[frame])[seen].max() < 1e-3 * spread
+
+
+def test_frames_points_and_parameters_are_those_of_the_result(corrected, moving_square):
+    folder, results = corrected
+    with (folder / "frames.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == FRAMES * SLICES
+    for row in rows:
+        one = results[int(row["slice"])]
+        frame = int(row["frame"])
+        assert float(row["mse_after"]) == pytest.approx(one.after.mse[frame], rel=1e-4)
+        assert float(row["time_s"]) == pytest.approx(0.04 * frame)
+        assert (row["tre_after_mm"] == "") == (row["slice"] == "0")
+    fixed_row = rows[FRAMES + 3]
+    assert float(fixed_row["mse_before"]) == pytest.approx(0.0, abs=1e-6)
+    described = json.loads((folder / "parameters.json").read_text())
+    assert [one["fixed_frame"] for one in described] == [3, 3]
+    assert len(described[0]["frames"]) == FRAMES
+    assert sum(len(value) for value in described[0]["frames"][0][0].values()) == 7
+    carried = read_landmarks(folder / "points.csv", slices=SLICES)[1]
+    field = sitk.ReadImage(str(folder / "fields" / "slice_1" / "frame_0009.nii.gz"))
+    start = np.array([22.5, 27.0])  # in the fixed frame, 3
+    direction = np.reshape(field.GetDirection(), (3, 3))
+    place = np.array(field.GetOrigin()) + direction @ [*start, 0.0]
+    index = field.TransformPhysicalPointToContinuousIndex(place)
+    near = field[tuple(round(i) for i in index)]
+    expected = start + (direction.T @ np.array(near))[:2]
+    np.testing.assert_allclose(carried[9, 0], expected, atol=0.6)  # the field at the nearest pixel
+    assert float(rows[FRAMES + 9]["tre_before_mm"]) == pytest.approx(6.0, abs=1e-3)
+
+
+def test_maps_and_page_are_whole(corrected):
+    folder, results = corrected
+    ventilation = sitk.ReadImage(str(folder / "log_jacobian" / "slice_0.nii.gz"))
+    assert ventilation.GetSize() == (SHAPE[1], SHAPE[0], 1, FRAMES)
+    np.testing.assert_allclose(sitk.GetArrayFromImage(ventilation)[:, 0], results[0].log_jacobian, atol=1e-6)
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/gif;base64,") == SLICES
+    assert "http" not in page
+
+
+def test_the_position_curve_follows_the_motion(moving_square):
+    frames = moving_square[:, 0].astype(np.float32)
+    expected = np.sin(2 * np.pi * np.arange(FRAMES) / FRAMES)
+    assert abs(np.corrcoef(position_curve(frames), expected)[0, 1]) > 0.9
+    assert abs(expected[fixed_frame(frames)]) < 0.4
+    assert abs(position_curve(frames).std() - 1.0) < 1e-6
+    brighter = np.arange(1.0, 8.0)[:, None, None] * np.ones((7, 8, 8))
+    assert mean_intensity_frame(brighter) == 3
+
+
+def test_what_cannot_be_done_is_said(registrar, dicom, tmp_path):
+    recording = read_recording(dicom)
+    with pytest.raises(InputError, match="--fixed-frame 18: the recording has the frames 0 to 17"):
+        correct(registrar, recording, tmp_path, options=Options(fixed_frame=18), progress=False)
+    (tmp_path / "points.csv").write_text("slice,frame,point,x_mm,y_mm\n0,5,a,3,3\n")
+    with pytest.raises(InputError, match="no point in frame 4 of slice 0, the fixed one"):
+        correct(
+            registrar, recording, tmp_path, options=Options(fixed_frame=4), landmarks=tmp_path / "points.csv", progress=False
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["points.csv"]
+
+
+def test_refinement_looks_at_the_mask_alone(registrar, moving_square):
+    fixed, moving = (moving_square[t, 0].astype(np.float32) for t in (0, 4))
+    mask = np.zeros(SHAPE, bool)
+    mask[:, :16] = True
+    whole, masked = (registrar.register(fixed, moving, refine=8, mask=one) for one in (None, mask))
+
+    def error(result, region):
+        return np.mean((fixed - result.warped)[region & result.inside] ** 2)
+
+    assert error(masked, mask) < error(whole, mask)
+    assert error(masked, ~mask) > error(whole, ~mask)
