@@ -19,7 +19,7 @@ from r2n2_jax.evaluation.metrics import measure
 from r2n2_jax.evaluation.report import write_registration
 from r2n2_jax.evaluation.tables import print_table
 from r2n2_jax.files import check_output, new_folder
-from r2n2_jax.io import check_same_grid, read_image, read_mask
+from r2n2_jax.io import read_image, read_mask, resample, same_grid
 from r2n2_jax.recording import Recording, read_recording
 from r2n2_jax.registration import Registrar, load
 
@@ -72,13 +72,16 @@ def _refuse_series_options(arguments: Arguments) -> None:
 
 def _pair(arguments: Arguments) -> None:
     fixed, moving = read_image(arguments.fixed), read_image(arguments.moving)
-    check_same_grid(arguments.fixed, fixed, arguments.moving, moving)
     mask = None if arguments.mask is None else read_mask(arguments.mask, fixed.pixels.shape)
     registrar = _load(arguments.checkpoint)
-    result = registrar.register(fixed.pixels, moving.pixels, steps=arguments.steps, refine=arguments.refine, mask=mask)
+    result = registrar.register(fixed, moving, steps=arguments.steps, refine=arguments.refine, mask=mask)
     with new_folder(arguments.output) as folder:
         write_registration(folder, fixed, moving, result)
-    case = Case("pair", "", fixed.pixels[None], moving.pixels[None], fixed.geometry.spacing)
+    seen = moving.pixels
+    if not same_grid(fixed.geometry, moving.geometry):
+        print("the images lie on different grids: results are on the fixed one's, where the moving one is found by position")
+        seen, _ = resample(moving, fixed.geometry)
+    case = Case("pair", "", fixed.pixels[None], seen[None], fixed.geometry.spacing)
     case = case._replace(region=None if mask is None else mask[None])
     before, after = measure(case, np.zeros_like(result.displacement)[None]), measure(case, result.displacement[None])
     print(f"masked MSE of the standardised images: {before.mse[0]:.4f} before, {after.mse[0]:.4f} after")

@@ -15,7 +15,6 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.correction_report import Corrected, write_fields, write_results
 from r2n2_jax.evaluation.metrics import concatenate, measure
-from r2n2_jax.evaluation.report import describe_parameters
 from r2n2_jax.geometry import Geometry, points_from_px, to_px
 from r2n2_jax.landmarks import read_landmarks
 from r2n2_jax.ops.jacobian import determinant
@@ -163,7 +162,7 @@ def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, A
         "mean": lengths.mean(axis=(1, 2)),
         "before": measure(case, np.zeros_like(chunk.displacement)),
         "after": measure(case, chunk.displacement),
-        "parameters": [describe_parameters(pair) for pair in one],
+        "parameters": [pair.describe() for pair in one],
         "points": carried,
     }
 

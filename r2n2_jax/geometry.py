@@ -32,6 +32,12 @@ class Geometry(NamedTuple):
         return tuple(axis for axis, n in enumerate(self.size) if n > 1)
 
     @property
+    def is_placed(self) -> bool:
+        """Whether anything is known of where the grid lies: files without position are read as unit grids at the origin."""
+        unit = tuple(np.eye(len(self.size)).ravel().tolist())
+        return (set(self.spacing), set(self.origin), self.direction) != ({1.0}, {0.0}, unit)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The spatial shape of the image as an array, ``(H, W)`` or ``(D, H, W)``."""
         return tuple(self.size[axis] for axis in reversed(self.axes))

@@ -31,6 +31,9 @@ class Image(NamedTuple):
     kind: np.dtype = np.dtype(np.float32)
 
 
+ImageLike = np.ndarray | sitk.Image | Image
+
+
 def read_image(path: Path) -> Image:
     """Reads one 2D or 3D image of any format that SimpleITK knows; colour becomes luminance.
 
@@ -45,7 +48,7 @@ def read_image(path: Path) -> Image:
         image = 0.299 * red + 0.587 * green + 0.114 * blue
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{path}: {image.GetNumberOfComponentsPerPixel()} values per pixel; a grey or RGB image is needed")
-    geometry = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    geometry = _geometry(image)
     if len(geometry.axes) not in (2, 3):
         raise InputError(f"{path}: an image of size {image.GetSize()}; a 2D or 3D image is needed")
     pixels = sitk.GetArrayFromImage(image).astype(np.float32).reshape(geometry.shape)
@@ -112,22 +115,65 @@ def check_pixels(pixels: np.ndarray, name: str) -> None:
         raise InputError(f"{name}: constant, every pixel is {pixels.flat[0]:g}; there is nothing to register")
 
 
-def check_same_grid(fixed_name: Path, fixed: Image, moving_name: Path, moving: Image) -> None:
-    """Refuses a pair whose pixels do not lie at the same places: the displacement would mix motion with the difference.
+def as_image(image: ImageLike, name: str) -> Image:
+    """What a user may pass as an image: an array lies on a grid of its own pixels, a SimpleITK image where it says.
 
     Raises:
-        InputError: where size, spacing, origin or direction differ by more than a hundredth of a pixel (or of a cosine).
+        InputError: where it holds several values a pixel.
     """
-    a, b = fixed.geometry, moving.geometry
-    tolerance = 0.01 * min(a.spacing)
-    tolerances = {"size": 0.0, "spacing": tolerance, "origin": tolerance, "direction": 0.01}
-    for what, most in tolerances.items():
-        ours, theirs = getattr(a, what), getattr(b, what)
-        if len(ours) != len(theirs) or not np.allclose(ours, theirs, rtol=0.0, atol=most):
-            raise InputError(
-                f"{moving_name}: {what} {theirs}, but {fixed_name} has {ours}; "
-                "resample the moving image onto the fixed one's grid first"
-            )
+    if isinstance(image, Image):
+        return image
+    if isinstance(image, sitk.Image):
+        if image.GetNumberOfComponentsPerPixel() != 1:
+            raise InputError(f"{name}: {image.GetNumberOfComponentsPerPixel()} values per pixel; a grey image is needed")
+        geometry = _geometry(image)
+        return Image(sitk.GetArrayFromImage(image).astype(np.float32).reshape(geometry.shape), geometry)
+    pixels = np.asarray(image, np.float32)
+    axes = pixels.ndim
+    return Image(pixels, Geometry(pixels.shape[::-1], (1.0,) * axes, (0.0,) * axes, tuple(np.eye(axes).ravel())))
+
+
+def same_grid(fixed: Geometry, moving: Geometry) -> bool:
+    """Whether two grids agree to a hundredth of a pixel (of a cosine)."""
+    tolerance = 0.01 * min(fixed.spacing)
+    return fixed.size == moving.size and all(
+        np.allclose(ours, theirs, rtol=0.0, atol=most)
+        for ours, theirs, most in (
+            (fixed.spacing, moving.spacing, tolerance),
+            (fixed.origin, moving.origin, tolerance),
+            (fixed.direction, moving.direction, 0.01),
+        )
+    )
+
+
+def resample(moving: Image, geometry: Geometry, displacement: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The moving image where the fixed grid's points, displaced, lie in it: one linear interpolation of its own pixels.
+
+    Args:
+        moving: on any grid of as many dimensions.
+        geometry: the fixed image's.
+        displacement: ``[*geometry.shape, d]`` normalised; by default none.
+
+    Returns:
+        ``[*geometry.shape]`` float32, zero where nothing of the moving image is; and where there is something.
+    """
+    grid = sitk.Image(list(geometry.size), sitk.sitkUInt8)
+    _place(grid, geometry)
+    transform = sitk.Transform() if displacement is None else displacement_transform(displacement, geometry)
+    image = sitk.GetImageFromArray(moving.pixels.reshape(tuple(reversed(moving.geometry.size))), isVector=False)
+    _place(image, moving.geometry)
+    everywhere = sitk.Image(list(moving.geometry.size), sitk.sitkUInt8) + 1
+    _place(everywhere, moving.geometry)
+    warped = sitk.Resample(image, grid, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    seen = sitk.Resample(everywhere, grid, transform, sitk.sitkNearestNeighbor, 0)
+    return sitk.GetArrayFromImage(warped).reshape(geometry.shape), sitk.GetArrayFromImage(seen).reshape(geometry.shape) > 0
+
+
+def displacement_transform(displacement: np.ndarray, geometry: Geometry) -> sitk.Transform:
+    """A normalised field on a grid as a SimpleITK transform of physical points, fixed to moving."""
+    vectors = sitk.GetImageFromArray(to_physical_mm(displacement, geometry), isVector=True)
+    _place(vectors, geometry)
+    return sitk.DisplacementFieldTransform(vectors)
 
 
 def write_image(path: Path, pixels: np.ndarray, geometry: Geometry) -> None:
@@ -166,7 +212,17 @@ def _read_2d_t(path: Path) -> tuple[np.ndarray, Geometry]:
         raise InputError(f"{path}: {pixels.ndim}D; a series has the axes x, y, slice, frame, or x, y, frame")
     if pixels.shape[0] < 2:
         raise InputError(f"{path}: a series of one frame; at least two frames are needed")
-    return pixels, Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    return pixels, _geometry(image)
+
+
+def _geometry(image: sitk.Image) -> Geometry:
+    return Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def _place(image: sitk.Image, geometry: Geometry) -> None:
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
 
 
 def _read(path: Path) -> sitk.Image:
@@ -222,9 +278,7 @@ def _without_itks_own_words() -> Iterator[None]:
 
 
 def _write(path: Path, image: sitk.Image, geometry: Geometry) -> None:
-    image.SetSpacing(geometry.spacing)
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(geometry.direction)
+    _place(image, geometry)
     try:
         sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:

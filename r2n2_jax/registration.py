@@ -13,7 +13,19 @@ import numpy as np
 from r2n2_jax.config import Config, ModelConfig
 from r2n2_jax.data.series import fixed_frame
 from r2n2_jax.errors import InputError
-from r2n2_jax.io import check_pixels
+from r2n2_jax.files import new_folder, write_json
+from r2n2_jax.geometry import Geometry
+from r2n2_jax.io import (
+    Image,
+    ImageLike,
+    as_image,
+    check_pixels,
+    displacement_transform,
+    resample,
+    same_grid,
+    write_displacement,
+    write_image,
+)
 from r2n2_jax.levenberg_marquardt import refine as refine_pair
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.ops.gaussian import Gaussians, displacement
@@ -25,6 +37,12 @@ from r2n2_jax.training.checkpoint import Checkpoints
 Array = jax.Array
 
 _PAIRS_AT_ONCE = 16
+_LEAST_OVERLAP = 0.25
+_CONVENTION = (
+    "warped(x) = moving(x + f(x)), f(x) = sum of weight exp(-1/2 (x - position)^T Sigma^-1 (x - position)), "
+    "Sigma = R(rotation) diag(variance) R(rotation)^T; components (x, y[, z]), x along image columns; pixel centres "
+    "span [-1, 1] on each axis; rotation in radians"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +58,7 @@ class Registration:
         parameters: the ``steps`` local transformations, fields ``[steps, ...]``; they ARE the result.
         steps: how many.
         fixed_frame: index of the frame a series was registered to; None for a pair.
+        geometry: of the fixed image's grid; of a series of arrays, pixels.
     """
 
     displacement: np.ndarray
@@ -48,6 +67,7 @@ class Registration:
     parameters: Gaussians
     steps: int
     fixed_frame: int | None = None
+    geometry: Geometry | None = None
 
     def points(self, points: np.ndarray) -> np.ndarray:
         """Fixed points ``[..., d]`` (normalised) carried to their places in the moving image, exactly: ``x + f(x)``.
@@ -55,10 +75,61 @@ class Registration:
         For a series the result has the frame axis in front.
         """
         points = jnp.asarray(points, jnp.float32)
-        one = np.ndim(self.parameters.position) == 2
-        field = _displacement if one else jax.vmap(_displacement, in_axes=(0, None))
+        field = jax.vmap(_displacement, in_axes=(0, None)) if self._is_series else _displacement
         carried = field(self.parameters, points)
         return np.asarray(points[(None,) * (carried.ndim - points.ndim)] + carried)
+
+    def transform(self, frame: int | None = None) -> Any:
+        """The field as a ``SimpleITK.DisplacementFieldTransform``: physical points, fixed to moving, as Resample wants it.
+
+        Args:
+            frame: of a series, which one's.
+        """
+        return displacement_transform(self._of(frame).displacement, self._geometry())
+
+    def describe(self) -> dict[str, Any]:
+        """The local transformations of a pair as plain lists, with the convention they are in."""
+        fields = {name: np.asarray(values, np.float64).tolist() for name, values in self.parameters._asdict().items()}
+        return {
+            "convention": _CONVENTION,
+            "steps": self.steps,
+            "transformations": [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)],
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``warped.nii.gz``, ``displacement.nii.gz`` (millimetres, as ITK applies it) and ``parameters.json`` of a pair.
+
+        Raises:
+            InputError: where the folder holds something already, or the result is a series'.
+        """
+        if self._is_series:
+            raise InputError("the result of a series: save its frames one by one, result.frame(t).save(folder)")
+        with new_folder(Path(folder)) as partial:
+            self.write(partial)
+
+    def write(self, folder: Path) -> None:
+        """As ``save``, into an existing folder."""
+        write_image(folder / "warped.nii.gz", self.warped, self._geometry())
+        write_displacement(folder / "displacement.nii.gz", self.displacement, self._geometry())
+        write_json(folder / "parameters.json", self.describe())
+
+    def frame(self, index: int) -> "Registration":
+        """One pair of a series."""
+        one = jax.tree.map(lambda array: array[index], self)
+        return dataclasses.replace(one, fixed_frame=None)
+
+    @property
+    def _is_series(self) -> bool:
+        return np.ndim(self.parameters.position) == 3
+
+    def _of(self, frame: int | None) -> "Registration":
+        if self._is_series != (frame is not None):
+            raise InputError("transform(frame) is for a series, transform() for a pair")
+        return self if frame is None else self.frame(frame)
+
+    def _geometry(self) -> Geometry:
+        shape = self.warped.shape[1:] if self._is_series else self.warped.shape
+        return as_image(np.zeros(shape), "").geometry if self.geometry is None else self.geometry
 
 
 class Registrar:
@@ -75,8 +146,8 @@ class Registrar:
 
     def register(
         self,
-        fixed: np.ndarray,
-        moving: np.ndarray,
+        fixed: ImageLike,
+        moving: ImageLike,
         *,
         steps: int | None = None,
         refine: int = 0,
@@ -84,9 +155,12 @@ class Registrar:
     ) -> Registration:
         """Registers one pair.
 
+        Images on different grids are brought together by where they lie: the network looks at the moving image on the fixed
+        one's grid; the warped image is interpolated once, from the moving image's own pixels.
+
         Args:
-            fixed: ``[*spatial]``, of any size and intensity range.
-            moving: the same shape.
+            fixed: an array ``[*spatial]`` of any size and intensity range, or a SimpleITK image.
+            moving: the same; an array must have the fixed one's shape.
             steps: local transformations; by default as many as in training.
             refine: Levenberg-Marquardt steps on them, for this pair alone.
             mask: ``[*spatial]`` bool, the fixed image's pixels that refinement looks at; by default all.
@@ -94,13 +168,21 @@ class Registrar:
         Raises:
             InputError: where the images do not match the model or each other, are not finite, or constant.
         """
-        fixed, moving = np.asarray(fixed, np.float32), np.asarray(moving, np.float32)
-        self._check(fixed, "the fixed image")
-        self._check(moving, "the moving image")
-        if fixed.shape != moving.shape:
-            raise InputError(f"the fixed image has the shape {fixed.shape}, the moving one {moving.shape}; they must be equal")
-        result = self._run(fixed[None], moving[None], steps, refine, mask)
-        return jax.tree.map(lambda array: np.asarray(array[0]), result)
+        arrays = isinstance(fixed, np.ndarray) or isinstance(moving, np.ndarray)
+        fixed, moving = as_image(fixed, "the fixed image"), as_image(moving, "the moving image")
+        self._check(fixed.pixels, "the fixed image")
+        self._check(moving.pixels, "the moving image")
+        if arrays and fixed.pixels.shape != moving.pixels.shape:
+            shapes = f"the fixed image has the shape {fixed.pixels.shape}, the moving one {moving.pixels.shape}"
+            raise InputError(f"{shapes}; arrays must be of one shape")
+        apart = not arrays and not same_grid(fixed.geometry, moving.geometry)
+        looked_at = _on_grid_of(fixed, moving) if apart else moving.pixels
+        result = self._run(fixed.pixels[None], looked_at[None], steps, refine, mask)
+        result = dataclasses.replace(jax.tree.map(lambda array: np.asarray(array[0]), result), geometry=fixed.geometry)
+        if not apart:
+            return result
+        warped, seen = resample(moving, fixed.geometry, result.displacement)
+        return dataclasses.replace(result, warped=warped, inside=seen)
 
     def register_series(
         self, frames: np.ndarray, fixed: int | None = None, *, steps: int | None = None, refine: int = 0
@@ -174,8 +256,27 @@ class Registrar:
 jax.tree_util.register_dataclass(
     Registration,
     data_fields=["displacement", "warped", "inside", "parameters"],
-    meta_fields=["steps", "fixed_frame"],
+    meta_fields=["steps", "fixed_frame", "geometry"],
 )
+
+
+def _on_grid_of(fixed: Image, moving: Image) -> np.ndarray:
+    """The moving image on the fixed one's grid, undisplaced."""
+    if len(fixed.geometry.size) != len(moving.geometry.size):
+        raise InputError(f"a {len(fixed.geometry.size)}D fixed image and a {len(moving.geometry.size)}D moving one")
+    if not (fixed.geometry.is_placed and moving.geometry.is_placed):
+        raise InputError(
+            f"the fixed image is of size {fixed.geometry.size}, spacing {fixed.geometry.spacing}, the moving one of "
+            f"{moving.geometry.size}, {moving.geometry.spacing}, and not both say where they lie; they must match"
+        )
+    pixels, seen = resample(moving, fixed.geometry)
+    if seen.mean() < _LEAST_OVERLAP:
+        raise InputError(
+            f"the images lie apart: the moving one covers {100 * seen.mean():.0f} % of the fixed one's grid; at least "
+            f"{100 * _LEAST_OVERLAP:.0f} % are needed (their spacing, origin and direction say where they lie)"
+        )
+    check_pixels(pixels, "the moving image on the fixed one's grid")
+    return pixels
 
 
 def load(checkpoint: str | Path) -> Registrar:

@@ -143,7 +143,7 @@ def test_register_with_images_that_do_not_match(command, checkpoint, tmp_path):
     a, b = write(tmp_path / "a.mha", ramp(12, 14)), write(tmp_path / "b.mha", ramp(14, 12))
     volume = write(tmp_path / "v.mha", ramp(12, 14, 10))
     words = ["register", "--checkpoint", checkpoint, "--output", tmp_path / "out", "--fixed"]
-    assert_one_line(*command(*words, a, "--moving", b)[::2], str(b), "size (12, 14)", "(14, 12)")
+    assert_one_line(*command(*words, a, "--moving", b)[::2], "size (12, 14)", "(14, 12)", "must match")
     assert_one_line(*command(*words, volume, "--moving", volume)[::2], "3D", "2D")
 
 

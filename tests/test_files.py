@@ -9,7 +9,6 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.files import new_folder, write_json
 from r2n2_jax.geometry import Geometry, points_from_px, points_to_px, to_physical_mm, to_px
 from r2n2_jax.io import (
-    check_same_grid,
     read_frames,
     read_image,
     write_displacement,
@@ -183,20 +182,6 @@ def test_a_series_with_a_constant_frame_names_it(tmp_path):
     frames[3, 1] = 5.0
     with pytest.raises(InputError, match=r"slice 1, frame 3\): constant"):
         read_frames(write(tmp_path / "series.nii", frames))
-
-
-def test_pairs_on_different_grids_are_refused(tmp_path):
-    paths = [
-        write(tmp_path / "a.nii", ramp(12, 14), (1.0, 2.0)),
-        write(tmp_path / "b.nii", ramp(12, 14), (1.0, 2.5)),
-        write(tmp_path / "c.nii", ramp(14, 12), (1.0, 2.0)),
-        write(tmp_path / "d.nii", ramp(12, 14, 10)),
-    ]
-    images = [read_image(path) for path in paths]
-    check_same_grid(paths[0], images[0], paths[0], images[0])
-    for other, what in ((1, "spacing"), (2, "size"), (3, "size")):
-        with pytest.raises(InputError, match=what):
-            check_same_grid(paths[0], images[0], paths[other], images[other])
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):

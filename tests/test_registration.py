@@ -1,8 +1,11 @@
 """The public API: any size, any range, the field exact at the image's own resolution."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from test_reference import CONFIG as MODEL
 from test_reference import random_params
 
@@ -68,9 +71,79 @@ def test_steps_can_be_chosen(registrar):
         registrar.register(fixed, moving, steps=0)
 
 
+def itk_image(pixels, size=None, *, spacing=(0.8, 2.5, 1.7), origin=(-31.0, 12.5, 40.0), degrees=25.0):
+    image = sitk.GetImageFromArray(pixels.astype(np.float32).reshape(tuple(reversed(size or pixels.shape[::-1]))))
+    d = image.GetDimension()
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    direction = np.eye(d)
+    direction[:2, :2] = [[c, -s], [s, c]]
+    image.SetSpacing(spacing[:d])
+    image.SetOrigin(origin[:d])
+    image.SetDirection(direction.ravel())
+    return image
+
+
+@pytest.mark.parametrize("size", [(37, 45), (37, 45, 1)])
+def test_a_simpleitk_image_is_its_array_and_its_place(size, registrar):
+    fixed, moving = images()
+    result = registrar.register(itk_image(fixed, size), itk_image(moving, size))
+    plain = registrar.register(fixed, moving)
+    np.testing.assert_array_equal(result.displacement, plain.displacement)
+    np.testing.assert_array_equal(result.warped, plain.warped)
+    moving_image = itk_image(moving, size)
+    itk = sitk.GetArrayFromImage(sitk.Resample(moving_image, moving_image, result.transform(), sitk.sitkLinear, 0.0))
+    np.testing.assert_allclose(
+        itk.reshape(fixed.shape)[result.inside], result.warped[result.inside], atol=1e-3 * np.ptp(moving)
+    )
+    unturned = registrar.register(itk_image(fixed, size, degrees=0.0), itk_image(moving, size, degrees=0.0)).transform()
+    wrong = sitk.GetArrayFromImage(sitk.Resample(moving_image, moving_image, unturned, sitk.sitkLinear, 0.0))
+    assert np.abs(wrong.reshape(fixed.shape) - result.warped)[result.inside].max() > 0.1 * np.ptp(moving)
+
+
+def test_images_on_different_grids_meet_where_they_lie(registrar):
+    fixed, moving = images(2, (45, 37))
+    fixed = itk_image(fixed)
+    grid = sitk.Image([40, 32], sitk.sitkFloat32)
+    grid.SetSpacing((1.1, 3.0))
+    grid.SetOrigin((-60.0, 15.0))
+    coarse = sitk.Resample(itk_image(moving), grid)
+    coarse += 5.0
+    result = registrar.register(fixed, coarse)
+    assert result.warped.shape == (45, 37)
+    itk = sitk.GetArrayFromImage(sitk.Resample(coarse, fixed, result.transform(), sitk.sitkLinear, 0.0))
+    np.testing.assert_allclose(result.warped, itk, atol=1e-3 * np.ptp(moving))
+    np.testing.assert_array_equal(result.inside, itk > 0)
+    assert 0.3 < result.inside.mean() < 1.0
+    with pytest.raises(InputError, match=r"the images lie apart: the moving one covers 0 %"):
+        registrar.register(fixed, itk_image(moving, origin=(500.0, 0.0)))
+    with pytest.raises(InputError, match="a 2D fixed image and a 3D moving one"):
+        registrar.register(fixed, itk_image(moving, (37, 45, 1)))
+
+
+def test_a_result_is_saved_whole_and_once(registrar, tmp_path):
+    fixed, moving = images()
+    result = registrar.register(itk_image(fixed), itk_image(moving))
+    result.save(tmp_path / "pair")
+    warped = sitk.ReadImage(str(tmp_path / "pair" / "warped.nii.gz"))
+    np.testing.assert_allclose(sitk.GetArrayFromImage(warped), result.warped, rtol=1e-6)
+    np.testing.assert_allclose(warped.GetSpacing(), (0.8, 2.5))
+    assert json.loads((tmp_path / "pair" / "parameters.json").read_text())["steps"] == MODEL.steps
+    assert (tmp_path / "pair" / "displacement.nii.gz").exists()
+    with pytest.raises(InputError, match="exists already"):
+        result.save(tmp_path / "pair")
+    series = registrar.register_series(np.stack([fixed, moving]), fixed=0)
+    with pytest.raises(InputError, match="one by one"):
+        series.save(tmp_path / "series")
+    series.frame(1).save(tmp_path / "frame")
+    with pytest.raises(InputError, match="for a series"):
+        series.transform()
+    shift = series.transform(1).TransformPoint((18.0, 22.0)) - np.array([18.0, 22.0])
+    np.testing.assert_allclose(shift, series.displacement[1, 22, 18] * np.array([18.0, 22.0]), atol=1e-4)
+
+
 def test_what_cannot_be_registered_is_refused(registrar):
     fixed, moving = images()
-    with pytest.raises(InputError, match="must be equal"):
+    with pytest.raises(InputError, match="must be of one shape"):
         registrar.register(fixed, moving[:-1])
     with pytest.raises(InputError, match=r"3D.*registers 2D"):
         registrar.register(fixed[None], moving[None])

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from r2n2_jax.evaluation import figures, page, tables
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.methods import Method, run
 from r2n2_jax.files import write_json
-from r2n2_jax.io import Image, write_displacement, write_image
+from r2n2_jax.io import Image, resample, same_grid
 from r2n2_jax.registration import Registrar, Registration
 
 
@@ -50,25 +48,9 @@ def evaluate(
 
 
 def write_registration(folder: Path, fixed: Image, moving: Image, result: Registration) -> None:
-    """Writes ``warped.nii.gz``, ``displacement.nii.gz``, ``parameters.json`` and ``registration.png`` of one pair."""
+    """Writes what ``Registration.save`` writes of a pair, and ``registration.png``."""
+    result.write(folder)
     geometry = fixed.geometry
-    write_image(folder / "warped.nii.gz", result.warped, geometry)
-    write_displacement(folder / "displacement.nii.gz", result.displacement, geometry)
-    write_json(folder / "parameters.json", describe_parameters(result))
     spacing = [geometry.spacing[axis] for axis in geometry.axes]
-    aspect = spacing[1] / spacing[0]
-    figures.save_registration(folder / "registration.png", fixed.pixels, moving.pixels, result, aspect=aspect)
-
-
-def describe_parameters(result: Registration) -> dict[str, Any]:
-    """The local transformations as plain lists, with the convention they are in."""
-    fields = {name: np.asarray(values, np.float64).tolist() for name, values in result.parameters._asdict().items()}
-    return {
-        "convention": (
-            "warped(x) = moving(x + f(x)), f(x) = sum of weight exp(-1/2 (x - position)^T Sigma^-1 (x - position)), "
-            "Sigma = R(rotation) diag(variance) R(rotation)^T; components (x, y[, z]), x along image columns; pixel centres "
-            "span [-1, 1] on each axis; rotation in radians"
-        ),
-        "steps": result.steps,
-        "transformations": [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)],
-    }
+    seen = moving.pixels if same_grid(geometry, moving.geometry) else resample(moving, geometry)[0]
+    figures.save_registration(folder / "registration.png", fixed.pixels, seen, result, aspect=spacing[1] / spacing[0])
