@@ -27,8 +27,8 @@ class Arguments:
     checkpoint: Path
     """The --workdir of a training run; its best step is judged."""
     data: Path | None = None
-    """Folder of 2D+t files, one a patient; patients that the run has learnt from are left out.
-    Landmarks are read from PATIENT.csv beside the file. Without it the phantom's test set."""
+    """Folder of patients, as for train.py; those that the run has learnt from are left out. Landmarks are read from
+    PATIENT.csv in it, organs from masks/PATIENT.nii.gz. Without it the phantom's test set."""
     output: Path | None = None
     """Folder for the report; by default eval-phantom or eval-FOLDER inside the checkpoint's."""
     refine: int = 20
@@ -63,7 +63,7 @@ def main() -> None:
         cases = phantom_patients(registrar.config.phantom, arguments.resolution, **sizes)
     else:
         files = unseen_patients(arguments.checkpoint, find_patients(arguments.data))
-        name, cases = arguments.data.resolve().name, series_cases(read_series(files, progress=True), files)
+        name, cases = arguments.data.resolve().name, series_cases(read_series(files, progress=True), arguments.data)
         print(f"{len(files)} unseen patients: {', '.join(files)}")
     output = arguments.output or arguments.checkpoint / f"eval-{name}"
     output.mkdir(parents=True, exist_ok=True)

@@ -99,6 +99,12 @@ def _series(arguments: Arguments) -> None:
     with new_folder(arguments.output) as folder:
         results = correct(registrar, recording, folder, options=options, masks=masks, landmarks=arguments.points)
     print_table(*summary_rows(results), title="every frame against the fixed one, means over the others")
+    worse = np.concatenate([one.after.mse > one.before.mse for one in results]).mean()
+    if worse > 0.5:
+        print(
+            f"{100 * worse:.0f} % of the frames match worse than before: this network does not know this kind of image or motion. "
+            "Train on series like it (train.py --data), or add --refine 20, and look at the report."
+        )
 
 
 def _with_spacing(recording: Recording, arguments: Arguments) -> Recording:

@@ -11,7 +11,7 @@ import tyro
 from r2n2_jax.command_line import announce_device, parse, run
 from r2n2_jax.config import PRESETS, Config
 from r2n2_jax.data.dataset import PhantomSource, SeriesSource, Source
-from r2n2_jax.data.series import find_patients, read_series
+from r2n2_jax.data.series import describe_series, find_patients, read_series
 from r2n2_jax.data.splits import claim_splits, split_patients
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import phantom_pairs, series_cases
@@ -31,7 +31,7 @@ class Arguments:
     workdir: Path
     """Folder of the run: checkpoints, curves, results. The same command on the same folder goes on where it stopped."""
     data: Path | None = None
-    """Folder of 2D+t files, one a patient; without it the built-in phantom."""
+    """Folder of patients: 2D+t files, or folders of DICOM series or numbered pictures. Without it the built-in phantom."""
     preset: Literal["small", "paper"] = "small"
     """Where the config below starts from: small learns in minutes on a CPU, paper has the paper's numbers."""
     config: Annotated[Config, tyro.conf.arg(name="")] = PRESETS["small"]
@@ -64,7 +64,8 @@ def main() -> None:
             [one for one in series if one.patient in splits[split]] for split in ("train", "validation", "test")
         )
         source = SeriesSource(train_series, validation, config)
-        cases = series_cases(test or validation, patients)
+        cases = series_cases(test or validation, arguments.data)
+        print(describe_series(series))
         print(f"{len(patients)} patients: " + ", ".join(f"{len(members)} {split}" for split, members in splits.items()))
     train(config, workdir, source)
 

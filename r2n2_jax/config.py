@@ -131,6 +131,8 @@ class TrainingConfig:
     """Optimiser steps in all."""
     batch: int = 1
     """Pairs per step."""
+    pairs: Literal["any", "fixed"] = "any"
+    """Of one's own series: any two frames of a slice, or, as in the paper, every frame with the slice's fixed one."""
     checkpoint_every: int = 500
     """Steps between two validations, each followed by a checkpoint."""
     validation_pairs: int = 32

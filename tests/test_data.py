@@ -1,12 +1,15 @@
 """Series from a folder: found, split by patient, and served in an order that depends on the step alone."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_files import write_series
 
 from r2n2_jax.config import Config, ModelConfig, TrainingConfig
 from r2n2_jax.data.dataset import Batch, SeriesSource, _load_any, _vary, at_resolution, series_examples
-from r2n2_jax.data.series import Series, find_patients, fixed_frame, read_series
+from r2n2_jax.data.series import Series, describe_series, find_patients, fixed_frame, read_series
 from r2n2_jax.data.splits import claim_splits, split_patients, unseen_patients
 from r2n2_jax.errors import InputError
 
@@ -54,6 +57,35 @@ def test_a_3d_file_is_one_slice_over_time(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(frames), str(tmp_path / "one.nrrd"))
     (only,) = read_series(find_patients(tmp_path))
     np.testing.assert_allclose(only.frames, frames, atol=1e-6)
+
+
+def test_folders_of_dicom_files_and_pictures_are_patients_too(tmp_path):
+    stored = (1000 * breathing_frames()[0]).astype(np.int16)
+    stored = (stored - stored.min()).astype(np.uint16)
+    both = np.stack([stored, stored[::-1]], axis=1)
+    write_series(tmp_path / "anna" / "exam" / "slice", both, SliceLocation=1.0)
+    write_series(tmp_path / "anna" / "exam" / "another", both[:5, :1])
+    write_patient(tmp_path / "bert.mha", stored.astype(np.float32))
+    (tmp_path / "cleo").mkdir()
+    for t, frame in enumerate(stored):
+        sitk.WriteImage(sitk.GetImageFromArray(frame), str(tmp_path / "cleo" / f"{t}.png"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "masks").mkdir()
+    patients = find_patients(tmp_path)
+    assert {name: len(paths) for name, paths in patients.items()} == {"anna": 2, "bert": 1, "cleo": 1}
+    found = read_series(patients)
+    assert [(s.patient, s.slice) for s in found] == [
+        ("anna", 0),
+        ("anna", 1),
+        ("anna", 2),
+        ("bert", 0),
+        ("bert", 1),
+        ("cleo", 0),
+    ]
+    assert len(found[0].frames) == 5
+    for index in (1, 3, 5):
+        np.testing.assert_array_equal(found[index].frames, stored)
+    assert describe_series(found) == "3 patients, 6 slices of 5 to 12 frames, 65 frames in all, 24 x 20 pixels of 1.0 to 1.5 mm"
 
 
 def test_two_files_of_one_patient_are_refused(tmp_path):
@@ -134,6 +166,18 @@ def test_an_epoch_moves_every_frame_once():
     stream = source.varied(0)
     moved = [float(image.mean()) for _ in range(4) for image in next(stream).moving]
     assert len(set(moved)) == 12
+
+
+def test_pairs_with_the_fixed_frame_alone():
+    frames = np.stack([np.full((16, 16), t, np.float32) for t in range(5)])
+    data = [one._replace(frames=frames) for one in series(3)]
+    config = dataclasses.replace(CONFIG, training=TrainingConfig(batch=3, pairs="fixed"))
+    source = SeriesSource(data, series(1), config)
+    source._train = data
+    stream = source.varied(0)
+    fixed, moving = (np.concatenate(part) for part in zip(*(next(stream) for _ in range(4)), strict=True))
+    assert set(fixed.mean(axis=(1, 2, 3))) == {0.0, 1.0, 2.0}  # the series' fixed frames
+    assert all(a != b for a, b in zip(fixed.mean(axis=(1, 2, 3)), moving.mean(axis=(1, 2, 3)), strict=True))
 
 
 def test_examples_are_spread_over_the_series():

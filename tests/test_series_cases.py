@@ -42,14 +42,12 @@ def folder(tmp_path):
 
 
 def cases_of(folder):
-    files = find_patients(folder)
-    return series_cases(read_series(files), files)
+    return series_cases(read_series(find_patients(folder)), folder)
 
 
 def test_files_of_patients_that_are_not_judged_are_left_alone(folder):
     (folder / "anna.csv").write_text("nothing of use")
-    files = find_patients(folder)
-    cases = series_cases(read_series({"bert": files["bert"]}), files)
+    cases = series_cases(read_series({"bert": find_patients(folder)["bert"]}), folder)
     assert [case.patient for case in cases] == ["bert", "bert"]
 
 

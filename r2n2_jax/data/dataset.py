@@ -89,7 +89,7 @@ class PhantomSource:
 
 
 class SeriesSource:
-    """Every frame of every series with another one of its series, loaded by grain, shuffled anew every epoch.
+    """Every frame of every series with another one of its series or its fixed one, loaded by grain, shuffled every epoch.
 
     Both images of a pair are turned, zoomed and shifted a little, alike: a few patients show few sizes and places of a motion.
     They are NOT mirrored or turned round, because the network learns first where in the image what moves.
@@ -106,13 +106,14 @@ class SeriesSource:
 
     def varied(self, start: int) -> Iterator[Batch]:
         """The same batches before their images are standardised again."""
-        frames = [(i, t) for i, one in enumerate(self._train) for t in range(len(one.frames))]
+        any_two = self._config.training.pairs == "any"
+        frames = [(i, t) for i, one in enumerate(self._train) for t in range(len(one.frames)) if any_two or t != one.fixed]
         dataset = (
             grain.MapDataset.source(frames)
             .seed(self._config.training.seed)
             .shuffle()
             .repeat(reseed_each_epoch=True)
-            .random_map(functools.partial(_load_any, self._train))
+            .random_map(functools.partial(_load_any if any_two else _load_with_fixed, self._train))
             .random_map(_vary)
             .batch(self._config.training.batch, drop_remainder=True)
         )
@@ -175,6 +176,10 @@ def _load_any(series: Sequence[Series], pair: tuple[int, int], random: np.random
     frames = series[index].frames
     other = (frame + random.integers(1, len(frames))) % len(frames)
     return Batch(frames[other][..., None], frames[frame][..., None])
+
+
+def _load_with_fixed(series: Sequence[Series], pair: tuple[int, int], _: np.random.Generator) -> Batch:
+    return _load(series, pair)
 
 
 def _vary(pair: Batch, random: np.random.Generator) -> Batch:

@@ -1,4 +1,4 @@
-"""Image series from a folder: 2D+t files, one a patient, as frames ``[T, H, W]`` float32."""
+"""A folder of patients: their recordings as series of frames ``[T, H, W]`` float32, one a slice."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,18 +6,20 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from r2n2_jax.dicom import find_dicom
 from r2n2_jax.errors import InputError
-from r2n2_jax.io import read_frames
+from r2n2_jax.recording import NUMBERED, read_recording
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
+MASKS = "masks"  # a folder of this name among the patients holds their organs
 
 
 class Series(NamedTuple):
     """One slice of one patient over time.
 
     Attributes:
-        patient: the file's name without its suffix.
-        slice: index of the slice in the file.
+        patient: the patient's name.
+        slice: index of the slice among the patient's, all recordings counted through.
         frames: ``[T, H, W]`` float32.
         spacing: millimetres along ``(x, y)``.
         fixed: index of the frame that the others are registered to.
@@ -30,41 +32,82 @@ class Series(NamedTuple):
     fixed: int
 
 
-def find_patients(folder: Path) -> dict[str, Path]:
-    """The series files of a folder by patient name, in order.
+def find_patients(folder: Path) -> dict[str, list[Path]]:
+    """The recordings in a folder by patient name, in order.
+
+    A file with a time axis is a patient of one recording; a folder is a patient whose recordings lie anywhere below it: such
+    files, folders of DICOM files, folders of numbered pictures.
 
     Raises:
-        InputError: where the folder is missing or holds none, or two files are named for one patient.
+        InputError: where the folder is missing or holds none, or two entries are named for one patient.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    patients: dict[str, Path] = {}
+    patients: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), None)
-        if suffix is None:
+        if path.name.startswith(".") or path.name == MASKS:
             continue
-        name = path.name[: -len(suffix)]
-        if name in patients:
-            raise InputError(f"{folder}: {patients[name].name} and {path.name} are both patient {name}; keep one")
-        patients[name] = path
+        name = path.name if path.is_dir() else path.name[: -len(_suffix(path) or "")]
+        recordings = _recordings(path)
+        if recordings and name in patients:
+            raise InputError(f"{folder}: {patients[name][0].name} and {path.name} are both patient {name}; keep one")
+        if recordings:
+            patients[name] = recordings
     if not patients:
-        raise InputError(f"{folder}: no series here; one 2D+t file ({', '.join(SUFFIXES)}) a patient is needed")
+        raise InputError(
+            f"{folder}: no series here; for every patient a 2D+t file ({', '.join(SUFFIXES)}) or a folder of DICOM files or "
+            "pictures is needed"
+        )
     return patients
 
 
-def read_series(patients: dict[str, Path], *, progress: bool = False) -> list[Series]:
+def read_series(patients: dict[str, list[Path]], *, progress: bool = False) -> list[Series]:
     """Every slice of every patient.
 
     Raises:
-        InputError: see ``io.read_frames``.
+        InputError: see ``recording.read_recording``.
     """
     series = []
-    for patient, path in tqdm(patients.items(), desc="reading", unit="patient", disable=None if progress else True):
-        pixels, geometry = read_frames(path)
-        for index in range(pixels.shape[1]):
-            frames = pixels[:, index]
+    for patient, paths in tqdm(patients.items(), desc="reading", unit="patient", disable=None if progress else True):
+        slices = [
+            (frames, geometry)
+            for recording in map(read_recording, paths)
+            for frames, geometry in zip(recording.frames, recording.geometries, strict=True)
+        ]
+        for index, (frames, geometry) in enumerate(slices):
             series.append(Series(patient, index, frames, geometry.spacing[:2], fixed_frame(frames)))
     return series
+
+
+def describe_series(series: list[Series]) -> str:
+    """What was found, in one line: patients, slices, frames, sizes, spacings."""
+
+    def spread(values: list) -> str:
+        low, high = min(values), max(values)
+        return f"{low}" if low == high else f"{low} to {high}"
+
+    patients = len({one.patient for one in series})
+    frames = [len(one.frames) for one in series]
+    sizes = [f"{one.frames.shape[2]} x {one.frames.shape[1]}" for one in series]
+    spacings = [round(one.spacing[0], 2) for one in series]
+    return (
+        f"{patients} patients, {len(series)} slices of {spread(frames)} frames, {sum(frames)} frames in all, "
+        f"{spread(sizes)} pixels of {spread(spacings)} mm"
+    )
+
+
+def _suffix(path: Path) -> str | None:
+    return next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), None)
+
+
+def _recordings(path: Path) -> list[Path]:
+    """The recordings that a file is, or that lie below a folder."""
+    if path.is_file():
+        return [path] if _suffix(path) else []
+    children = sorted(child for child in path.iterdir() if not child.name.startswith("."))
+    if any(child.suffix.lower() in NUMBERED for child in children) or find_dicom(path):
+        return [path]
+    return [recording for child in children for recording in _recordings(child)]
 
 
 def position_curve(frames: np.ndarray) -> np.ndarray:

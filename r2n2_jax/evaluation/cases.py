@@ -10,7 +10,7 @@ import numpy as np
 from r2n2_jax.config import PhantomConfig
 from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.data.patients import CYCLE, exact_displacement, held_out_patients, masks
-from r2n2_jax.data.series import Series, find_patients
+from r2n2_jax.data.series import MASKS, Series, find_patients
 from r2n2_jax.errors import InputError
 from r2n2_jax.geometry import points_from_px
 from r2n2_jax.io import read_labels
@@ -110,10 +110,10 @@ def phantom_patients(
     return cases
 
 
-def series_cases(series: Sequence[Series], files: dict[str, Path]) -> list[Case]:
+def series_cases(series: Sequence[Series], folder: Path) -> list[Case]:
     """Every frame of every series against the series' fixed frame.
 
-    With the landmarks of ``PATIENT.csv`` beside a file, and the organs of ``masks/PATIENT.nii.gz`` (or another suffix: labels
+    With the landmarks of ``PATIENT.csv`` in the folder, and the organs of ``masks/PATIENT.nii.gz`` (or another suffix: labels
     on the series' own grid), where there are any.
 
     Raises:
@@ -122,10 +122,9 @@ def series_cases(series: Sequence[Series], files: dict[str, Path]) -> list[Case]
     slices: dict[str, list[Series]] = {}
     for one in series:
         slices.setdefault(one.patient, []).append(one)
-    landmarks = {name: _landmarks(files[name].parent / f"{name}.csv", members) for name, members in slices.items()}
-    folders = {files[name].parent / "masks" for name in slices}
-    found = {name: path for folder in folders if folder.is_dir() for name, path in find_patients(folder).items()}
-    organs = {name: _organs(found[name], members) if name in found else {} for name, members in slices.items()}
+    landmarks = {name: _landmarks(folder / f"{name}.csv", members) for name, members in slices.items()}
+    found = find_patients(folder / MASKS) if (folder / MASKS).is_dir() else {}
+    organs = {name: _organs(found[name][0], members) if name in found else {} for name, members in slices.items()}
     return [_series_case(one, landmarks[one.patient].get(one.slice), organs[one.patient]) for one in series]
 
 
