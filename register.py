@@ -102,8 +102,8 @@ def _series(arguments: Arguments) -> None:
     worse = np.concatenate([one.after.mse > one.before.mse for one in results]).mean()
     if worse > 0.5:
         print(
-            f"{100 * worse:.0f} % of the frames match worse than before: this network does not know this kind of image or motion. "
-            "Train on series like it (train.py --data), or add --refine 20, and look at the report."
+            f"{100 * worse:.0f} % of the frames match worse than before: the network does not know this kind of motion. "
+            "Train on series like this one (train.py --data), or add --refine 20, and look at the report."
         )
 
 

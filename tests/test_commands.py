@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import ROOT
+from dicom_files import write_series
 from test_data import breathing_frames, write_patient
 from test_files import BAD, bad_images, ramp, write
 from test_training import CONFIG, TINY, fresh_state
@@ -139,11 +140,58 @@ def test_register_with_a_bad_image(name, which, command, checkpoint, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_register_a_series(command, checkpoint, tmp_path):
+    frames = (1000 * (breathing_frames(6)[0] + 0.1)).astype(np.uint16)
+    write_series(tmp_path / "series", frames[:, None])
+    mask = write(tmp_path / "mask.png", (np.arange(24 * 20) % 24 > 3).reshape(20, 24).astype(np.uint8))
+    (tmp_path / "points.csv").write_text("frame,point,x_mm,y_mm\n2,apex,15,20\n")
+    words = ["--checkpoint", checkpoint, "--series", tmp_path / "series", "--output", tmp_path / "out", "--fixed-frame", "2"]
+    words += ["--refine", "2", "--mask", mask, "--points", tmp_path / "points.csv"]
+    code, out, err = command("register", *words)
+    assert code == 0, err
+    assert "1 slice(s), 6 frames in the order of trigger-time, 24 x 20 pixels" in out
+    written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert [name for name in written if name.startswith("fields")] == [f"fields/slice_0/frame_{t:04d}.nii.gz" for t in range(6)]
+    assert [name for name in written if name.startswith("warped")] == [f"warped/IM{t:04d}.dcm" for t in range(6)]
+    others = ["frames.csv", "log_jacobian/slice_0.nii.gz", "parameters.json", "points.csv", "report.html", "slice_0.gif"]
+    assert [name for name in written if not name.startswith(("fields", "warped"))] == others
+    assert (tmp_path / "out" / "points.csv").read_text().count("apex") == 6
+    assert_one_line(*command("register", *words)[::2], "exists already")
+    words[5] = tmp_path / "lean"
+    assert command("register", *words, "--no-fields")[0] == 0
+    assert not (tmp_path / "lean" / "fields").exists()
+
+
+def test_register_a_series_that_cannot_be(command, checkpoint, tmp_path, monkeypatch):
+    frames = (1000 * (breathing_frames(4)[0] + 0.1)).astype(np.uint16)
+    write_series(tmp_path / "series", frames[:, None], InstanceNumber=lambda t, s: 9 - t)
+    words = ["register", "--checkpoint", checkpoint, "--output", tmp_path / "out", "--series", tmp_path / "series"]
+    assert_one_line(*command(*words)[::2], "disagree", "--order-by")
+    words += ["--order-by", "trigger-time"]
+    small = write(tmp_path / "small.png", np.ones((8, 8), np.uint8))
+    assert_one_line(*command(*words, "--mask", small)[::2], "small.png", "(8, 8)", "(1, 20, 24)")
+    empty = write(tmp_path / "empty.png", np.zeros((20, 24), np.uint8))
+    assert_one_line(*command(*words, "--mask", empty)[::2], "zero everywhere")
+    assert_one_line(*command(*words, "--points", tmp_path / "none.csv")[::2], "none.csv")
+    assert_one_line(*command(*words, "--fixed-frame", "9")[::2], "--fixed-frame 9", "0 to 3")
+    assert_one_line(*command(*words, "--spacing", "0", "1")[::2], "--spacing", "positive")
+    assert_one_line(*command(*words, "--steps", "0")[::2], "0 steps")
+    assert_one_line(*command(*words, "--fixed", small)[::2], "name --fixed and --moving", "--series")
+    assert_one_line(*command(*words[:5], "--fixed", small, "--moving", small, "--no-fields")[::2], "--fields is for --series")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("r2n2_jax.evaluation.correction_report.write_json", full)
+    assert_one_line(*command(*words)[::2], "No space left on device")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.png", "series", "small.png"]
+
+
 def test_register_with_images_that_do_not_match(command, checkpoint, tmp_path):
     a, b = write(tmp_path / "a.mha", ramp(12, 14)), write(tmp_path / "b.mha", ramp(14, 12))
     volume = write(tmp_path / "v.mha", ramp(12, 14, 10))
     words = ["register", "--checkpoint", checkpoint, "--output", tmp_path / "out", "--fixed"]
-    assert_one_line(*command(*words, a, "--moving", b)[::2], "size (12, 14)", "(14, 12)", "must match")
+    assert_one_line(*command(*words, a, "--moving", b)[::2], "size (14, 12)", "(12, 14)", "must match")
     assert_one_line(*command(*words, volume, "--moving", volume)[::2], "3D", "2D")
 
 
