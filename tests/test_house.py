@@ -100,6 +100,12 @@ def test_doctests(module):
     assert results.failed == 0
 
 
+def test_the_documented_library_does_as_it_says():
+    results = doctest.testfile(str(ROOT / "docs" / "api.md"), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert results.attempted > 15
+    assert results.failed == 0
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_configs_survive_json(preset):
     assert from_dict(json.loads(json.dumps(to_dict(PRESETS[preset])))) == PRESETS[preset]
