@@ -171,7 +171,7 @@ PRESETS = {
             remat=False,
         ),
         optimiser=OptimiserConfig(learning_rate=1.5e-3, warmup=50, decay="cosine"),
-        training=TrainingConfig(steps=650, batch=8, checkpoint_every=100, validation_pairs=32),
+        training=TrainingConfig(steps=560, batch=8, checkpoint_every=100, validation_pairs=32),
     ),
     "paper": Config(),
 }

@@ -33,3 +33,13 @@ def half_extent(shape: Sequence[int]) -> tuple[float, ...]:
     A displacement of ``1`` along ``x`` is ``half_extent(shape)[0]`` pixels.
     """
     return tuple((n - 1) / 2 for n in reversed(shape))
+
+
+def components(vectors: Array) -> list[Array]:
+    """The components ``[...]`` of vectors ``[..., d]``.
+
+    The same as ``vectors[..., k]`` for every ``k``, but the gradient puts them together in one piece; that of indexing adds
+    up ``d`` padded arrays, which XLA does many times slower along a short last axis.
+    """
+    parts = jax.lax.split(vectors, (1,) * vectors.shape[-1], axis=vectors.ndim - 1)
+    return [part[..., 0] for part in parts]

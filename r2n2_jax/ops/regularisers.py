@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from r2n2_jax.ops.grid import components
+
 Array = jax.Array
 
 
@@ -31,7 +33,7 @@ def isotropic_tv(displacement: Array, *, reference: int = 256) -> Array:
     for axis, n in enumerate(displacement.shape[:-1]):
         difference = jnp.diff(displacement, axis=axis) * ((n - 1) / (reference - 1))
         padding = [(0, 1) if k == axis else (0, 0) for k in range(displacement.ndim - 1)]
-        lengths = sum(difference[..., i] ** 2 for i in range(difference.shape[-1]))
+        lengths = sum(component**2 for component in components(difference))
         squared = squared + jnp.pad(lengths, padding)
     positive = squared > 0
     return jnp.mean(jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0))

@@ -1,12 +1,14 @@
 """Linear sampling and warping of ONE image ``[*spatial, C]`` float32 on the domain ``[-1, 1]^d`` (``vmap`` for batches)."""
 
 import itertools
+import math
 
 import chex
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
-from r2n2_jax.ops.grid import coordinates, half_extent
+from r2n2_jax.ops.grid import components, coordinates, half_extent
 
 Array = jax.Array
 
@@ -40,17 +42,8 @@ def sample(image: Array, points: Array) -> Array:
     """
     shape = image.shape[:-1]
     chex.assert_axis_dimension(points, -1, len(shape))
-    index = _continuous_index(points, shape)
-    lower = [jnp.clip(jnp.floor(i), 0, max(n - 2, 0)) for i, n in zip(index, shape, strict=True)]
-    fraction = [i - low for i, low in zip(index, lower, strict=True)]
-    total = jnp.zeros((*points.shape[:-1], image.shape[-1]), image.dtype)
-    for corner in itertools.product((0, 1), repeat=len(shape)):
-        weight = jnp.ones(points.shape[:-1], image.dtype)
-        for bit, part in zip(corner, fraction, strict=True):
-            weight = weight * (part if bit else 1.0 - part)
-        where = tuple(jnp.minimum(low.astype(jnp.int32) + bit, n - 1) for low, bit, n in zip(lower, corner, shape, strict=True))
-        total = total + weight[..., None] * image[where]
-    return jnp.where(inside(points)[..., None], total, 0.0)
+    value = _interpolate(image, tuple(_continuous_index(points, shape)))
+    return jnp.where(inside(points)[..., None], value, 0.0)
 
 
 @jax.jit
@@ -86,6 +79,45 @@ def warp(image: Array, displacement: Array) -> Array:
     return sample(image, coordinates(displacement.shape[:-1]) + displacement)
 
 
+@jax.custom_jvp
+def _interpolate(image: Array, index: tuple[Array, ...]) -> Array:
+    """The multilinear interpolant ``[..., C]`` at fractional array indices."""
+    return _value_and_slopes(image, index)[0]
+
+
+def _interpolate_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """The slopes come out of the pixels that the value needs: many times faster than differentiating the interpolation."""
+    (image, index), (image_dot, index_dot) = primals, tangents
+    value, slopes = _value_and_slopes(image, index)
+    change = jnp.zeros_like(value)
+    if not isinstance(image_dot, SymbolicZero):
+        change = change + _interpolate(image_dot, index)
+    for slope, step in zip(slopes, index_dot, strict=True):
+        if not isinstance(step, SymbolicZero):
+            change = change + slope * step[..., None]
+    return value, change
+
+
+_interpolate.defjvp(_interpolate_jvp, symbolic_zeros=True)
+
+
+def _value_and_slopes(image: Array, index: tuple[Array, ...]) -> tuple[Array, list[Array]]:
+    """The interpolant and its derivative along each array axis, per pixel."""
+    shape = image.shape[:-1]
+    lower = [jnp.clip(jnp.floor(i), 0, max(n - 2, 0)) for i, n in zip(index, shape, strict=True)]
+    fraction = [i - low for i, low in zip(index, lower, strict=True)]
+    value, slopes = 0.0, [0.0] * len(shape)
+    for corner in itertools.product((0, 1), repeat=len(shape)):
+        where = tuple(jnp.minimum(low.astype(jnp.int32) + bit, n - 1) for low, bit, n in zip(lower, corner, shape, strict=True))
+        pixel = image.at[where].get(mode="promise_in_bounds")
+        weights = [(part if bit else 1.0 - part)[..., None] for bit, part in zip(corner, fraction, strict=True)]
+        value = value + math.prod(weights) * pixel
+        for axis, bit in enumerate(corner):
+            others = math.prod(weights[:axis] + weights[axis + 1 :])
+            slopes[axis] = slopes[axis] + (others if bit else -others) * pixel
+    return value, slopes
+
+
 def _continuous_index(points: Array, shape: tuple[int, ...]) -> list[Array]:
     """Fractional array indices, one array per axis, in the array's axis order."""
-    return [(points[..., k] + 1.0) * half for k, half in enumerate(half_extent(shape))][::-1]
+    return [(part + 1.0) * half for part, half in zip(components(points), half_extent(shape), strict=True)][::-1]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r2n2_jax.ops.grid import components
 from r2n2_jax.transforms.model import Transform
 
 Array = jax.Array
@@ -42,9 +43,10 @@ def bspline(spacing: float) -> Transform:
 
 def displacement(params: Array, shape: tuple[int, ...]) -> Array:
     """The field ``[*shape, d]`` of control points ``[*points, d]``."""
+    parts = components(params)
     for axis, n in enumerate(shape):
-        params = _along(params, basis(n, params.shape[axis] - 3), axis)
-    return params
+        parts = [_along(part, basis(n, params.shape[axis] - 3), axis) for part in parts]
+    return jnp.stack(parts, axis=-1)
 
 
 def intervals(pixels: int, spacing: float) -> int:
