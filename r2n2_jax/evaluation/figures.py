@@ -143,9 +143,14 @@ def draw_convergence(levels: Sequence[np.ndarray]) -> Figure:
         axis.plot(steps, best.mean(axis=0), color="tab:blue")
         axis.axvline(done, color="0.8", linewidth=1)
         running = np.isfinite(curves).any(axis=0).sum()
-        axis.text(done, 0.98, f" level {number + 1}, {running} iterations", transform=axis.get_xaxis_transform(), va="top")
+        axis.text(done, 0.98, f" level {number + 1}\n {running}", transform=axis.get_xaxis_transform(), va="top")
         done += best.shape[1]
-    axis.set(xlabel="iteration", ylabel="best objective so far", yscale="log")
+    axis.set(
+        xlabel="iteration",
+        ylabel="best objective so far",
+        yscale="log",
+        title="levels, and how many iterations the longest pair took",
+    )
     return figure
 
 
