@@ -31,8 +31,10 @@ class Arguments:
     PATIENT.csv in it, organs from masks/PATIENT.nii.gz. Without it the phantom's test set."""
     output: Path | None = None
     """Folder for the report; by default eval-phantom or eval-FOLDER inside the checkpoint's."""
-    refine: int = 20
-    """Steps of instance refinement."""
+    refine: int = 40
+    """Steps of instance refinement at the model's resolution; half as many follow at twice that, where images have it."""
+    refined_steps: int | None = None
+    """Local transformations that are refined; by default twice as many as in training."""
     baseline: Settings = dataclasses.field(default_factory=Settings)
     """The B-spline's optimiser; the defaults are the paper's."""
     spacing: float = 8.0
@@ -50,10 +52,10 @@ class Arguments:
 def main() -> None:
     """Registers unseen pairs by every method, prints tables, writes a report."""
     arguments = parse(Arguments, description=__doc__)
-    least = {"refine": 1, "patients": 1, "slices": 1, "frames": 2, "resolution": 16, "spacing": 1}
+    least = {"refine": 1, "refined_steps": 1, "patients": 1, "slices": 1, "frames": 2, "resolution": 16, "spacing": 1}
     for name, bound in least.items():
-        if getattr(arguments, name) < bound:
-            raise InputError(f"--{name} {getattr(arguments, name)}: at least {bound} is needed")
+        if getattr(arguments, name) is not None and getattr(arguments, name) < bound:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: at least {bound} is needed")
     if arguments.frames > FRAMES:
         raise InputError(f"--frames {arguments.frames}: a series has {FRAMES}")
     registrar = load(arguments.checkpoint)
@@ -70,7 +72,7 @@ def main() -> None:
     methods = [
         identity(),
         network(registrar),
-        network(registrar, refine=arguments.refine),
+        network(registrar, refine=arguments.refine, steps=arguments.refined_steps or 2 * registrar.config.model.steps),
         bspline_method(arguments.baseline, spacing=arguments.spacing),
     ]
     print_tables(evaluate(registrar, methods, cases, output), f"{name}, unseen pairs")

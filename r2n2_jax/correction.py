@@ -35,7 +35,8 @@ class Options:
     steps: int | None = None
     """Local transformations a frame; by default as many as in training."""
     refine: int = 0
-    """Steps of instance refinement: the transformations found are fitted to each frame alone."""
+    """Steps of instance refinement: the transformations found are fitted to each frame alone, so many steps at the model's
+    resolution and half as many at twice that, where the images have it."""
     fields: bool = True
     """Write the displacement fields."""
 

@@ -162,7 +162,8 @@ class Registrar:
             fixed: an array ``[*spatial]`` of any size and intensity range, or a SimpleITK image.
             moving: the same; an array must have the fixed one's shape.
             steps: local transformations; by default as many as in training.
-            refine: Levenberg-Marquardt steps on them, for this pair alone.
+            refine: Levenberg-Marquardt steps on them, for this pair alone: so many at the model's resolution, and half as
+                many at twice that where the images have it.
             mask: ``[*spatial]`` bool, the fixed image's pixels that refinement looks at; by default all.
 
         Raises:
@@ -242,8 +243,7 @@ class Registrar:
             raise InputError(f"{refine} steps of refinement; none (0) or more are needed")
         gaussians = propose(self.params, model, fixed, moving, steps=count)
         if refine:
-            counted = None if mask is None else _resampled_mask(mask, (model.resolution,) * model.ndim)
-            gaussians = _refined(gaussians, model, fixed, moving, counted, iterations=refine)
+            gaussians = _refine_by_levels(gaussians, model, fixed, moving, mask, iterations=refine)
         field, warped, seen = _apply(gaussians, moving)
         return Registration(field, warped, seen, gaussians, count)
 
@@ -325,22 +325,36 @@ def propose(params: Any, model: ModelConfig, fixed: Array, moving: Array, *, ste
     Returns:
         fields ``[B, steps, ...]``.
     """
-    sequence = R2N2(model).apply({"params": params}, _prepare(model, fixed), _prepare(model, moving), steps=steps)
+    seen = (_prepare(images, (model.resolution,) * model.ndim) for images in (fixed, moving))
+    sequence = R2N2(model).apply({"params": params}, *seen, steps=steps)
     return jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), sequence.gaussians)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "iterations"))
-def _refined(
+def _refine_by_levels(
     gaussians: Gaussians, model: ModelConfig, fixed: Array, moving: Array, mask: Array | None, *, iterations: int
 ) -> Gaussians:
-    """Each pair's Gaussians after instance refinement at the model's resolution."""
+    """Instance refinement at the model's resolution; half as many steps again at twice that, where the images have it."""
+    levels = [(model.resolution, iterations)]
+    if min(fixed.shape[1:]) >= 2 * model.resolution and iterations > 1:
+        levels.append((2 * model.resolution, iterations // 2))
+    for resolution, steps in levels:
+        shape = (resolution,) * model.ndim
+        counted = None if mask is None else _resampled_mask(mask, shape)
+        gaussians = _refined(gaussians, fixed, moving, counted, shape=shape, iterations=steps)
+    return gaussians
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "iterations"))
+def _refined(
+    gaussians: Gaussians, fixed: Array, moving: Array, mask: Array | None, *, shape: tuple[int, ...], iterations: int
+) -> Gaussians:
     each = jax.vmap(functools.partial(refine_pair, mask=mask, iterations=iterations))
-    return each(_prepare(model, fixed), _prepare(model, moving), gaussians).gaussians
+    return each(_prepare(fixed, shape), _prepare(moving, shape), gaussians).gaussians
 
 
-def _prepare(model: ModelConfig, images: Array) -> Array:
+def _prepare(images: Array, shape: tuple[int, ...]) -> Array:
     """``[B, *spatial]`` as the network sees them."""
-    return jax.vmap(lambda image: prepare(image, (model.resolution,) * model.ndim))(images)
+    return jax.vmap(lambda image: prepare(image, shape))(images)
 
 
 @functools.partial(jax.jit, static_argnames="shape")

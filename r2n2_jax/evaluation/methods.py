@@ -80,14 +80,14 @@ def identity() -> Method:
     return Method("initial", nothing, nothing, lambda shape: 0)
 
 
-def network(registrar: Registrar, *, refine: int = 0) -> Method:
-    """The network, with ``refine`` steps of instance refinement."""
+def network(registrar: Registrar, *, refine: int = 0, steps: int | None = None) -> Method:
+    """The network with ``steps`` looks (by default as many as in training) and ``refine`` steps of instance refinement."""
 
     def register(fixed: np.ndarray, moving: np.ndarray) -> Found:
-        return Found(registrar.register_batch(fixed, moving, refine=refine).displacement)
+        return Found(registrar.register_batch(fixed, moving, steps=steps, refine=refine).displacement)
 
     model = registrar.config.model
-    count = model.steps * (3 * model.ndim + model.ndim * (model.ndim - 1) // 2)
+    count = (steps or model.steps) * (3 * model.ndim + model.ndim * (model.ndim - 1) // 2)
     return Method("refined" if refine else "network", register, register, lambda shape: count)
 
 
