@@ -11,6 +11,7 @@ from r2n2_jax.command_line import announce_device, parse, run
 from r2n2_jax.data.patients import FRAMES
 from r2n2_jax.data.series import find_patients, read_series
 from r2n2_jax.data.splits import unseen_patients
+from r2n2_jax.dicom import OrderBy
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import phantom_patients, series_cases
 from r2n2_jax.evaluation.methods import bspline_method, identity, network
@@ -29,6 +30,8 @@ class Arguments:
     data: Path | None = None
     """Folder of patients, as for train.py; those that the run has learnt from are left out. Landmarks are read from
     PATIENT.csv in it, organs from masks/PATIENT.nii.gz. Without it the phantom's test set."""
+    order_by: OrderBy | None = None
+    """Of DICOM series: the entry that orders the frames, where more than one or none does."""
     output: Path | None = None
     """Folder for the report; by default eval-phantom or eval-FOLDER inside the checkpoint's."""
     refine: int = 40
@@ -58,6 +61,9 @@ def main() -> None:
             raise InputError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: at least {bound} is needed")
     if arguments.frames > FRAMES:
         raise InputError(f"--frames {arguments.frames}: a series has {FRAMES}")
+    for name in ("patients", "slices", "frames", "resolution"):
+        if arguments.data is not None and getattr(arguments, name) != getattr(Arguments, name):
+            raise InputError(f"--{name} is of the phantom's test set; --data judges all there is")
     registrar = load(arguments.checkpoint)
     announce_device()
     if arguments.data is None:
@@ -65,7 +71,8 @@ def main() -> None:
         cases = phantom_patients(registrar.config.phantom, arguments.resolution, **sizes)
     else:
         files = unseen_patients(arguments.checkpoint, find_patients(arguments.data))
-        name, cases = arguments.data.resolve().name, series_cases(read_series(files, progress=True), arguments.data)
+        series = read_series(files, order_by=arguments.order_by, progress=True)
+        name, cases = arguments.data.resolve().name, series_cases(series, arguments.data)
         print(f"{len(files)} unseen patients: {', '.join(files)}")
     output = arguments.output or arguments.checkpoint / f"eval-{name}"
     output.mkdir(parents=True, exist_ok=True)

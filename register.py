@@ -72,17 +72,17 @@ def _refuse_series_options(arguments: Arguments) -> None:
 
 def _pair(arguments: Arguments) -> None:
     fixed, moving = read_image(arguments.fixed), read_image(arguments.moving)
-    mask = None if arguments.mask is None else read_mask(arguments.mask, fixed.pixels.shape)
+    mask = None if arguments.mask is None else read_mask(arguments.mask, [fixed.geometry])[0]
     registrar = _load(arguments.checkpoint)
     result = registrar.register(fixed, moving, steps=arguments.steps, refine=arguments.refine, mask=mask)
     with new_folder(arguments.output) as folder:
         write_registration(folder, fixed, moving, result)
-    seen = moving.pixels
+    pixels, region = moving.pixels, np.ones(fixed.pixels.shape, bool) if mask is None else mask
     if not same_grid(fixed.geometry, moving.geometry):
         print("the images lie on different grids: results are on the fixed one's, where the moving one is found by position")
-        seen, _ = resample(moving, fixed.geometry)
-    case = Case("pair", "", fixed.pixels[None], seen[None], fixed.geometry.spacing)
-    case = case._replace(region=None if mask is None else mask[None])
+        pixels, covered = resample(moving, fixed.geometry)
+        region = region & covered
+    case = Case("pair", "", fixed.pixels[None], pixels[None], fixed.geometry.spacing, region=region[None])
     before, after = measure(case, np.zeros_like(result.displacement)[None]), measure(case, result.displacement[None])
     print(f"masked MSE of the standardised images: {before.mse[0]:.4f} before, {after.mse[0]:.4f} after")
     print(f"NCC: {before.ncc[0]:.4f} before, {after.ncc[0]:.4f} after; folded {100 * after.folded[0]:.3f} %")
@@ -91,7 +91,7 @@ def _pair(arguments: Arguments) -> None:
 def _series(arguments: Arguments) -> None:
     recording = _with_spacing(read_recording(arguments.series, order_by=arguments.order_by), arguments)
     frames = recording.frames
-    masks = None if arguments.mask is None else list(read_mask(arguments.mask, (len(frames), *frames[0].shape[1:])))
+    masks = None if arguments.mask is None else read_mask(arguments.mask, recording.geometries)
     count, (height, width) = len(frames[0]), frames[0].shape[1:]
     print(f"{len(frames)} slice(s), {count} frames in the order of {recording.order}, {width} x {height} pixels")
     registrar = _load(arguments.checkpoint)

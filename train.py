@@ -13,6 +13,7 @@ from r2n2_jax.config import PRESETS, Config
 from r2n2_jax.data.dataset import PhantomSource, SeriesSource, Source
 from r2n2_jax.data.series import describe_series, find_patients, read_series
 from r2n2_jax.data.splits import claim_splits, split_patients
+from r2n2_jax.dicom import OrderBy
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import phantom_pairs, series_cases
 from r2n2_jax.evaluation.methods import identity, network
@@ -32,6 +33,8 @@ class Arguments:
     """Folder of the run: checkpoints, curves, results. The same command on the same folder goes on where it stopped."""
     data: Path | None = None
     """Folder of patients: 2D+t files, or folders of DICOM series or numbered pictures. Without it the built-in phantom."""
+    order_by: OrderBy | None = None
+    """Of DICOM series: the entry that orders the frames, where more than one or none does."""
     preset: Literal["small", "paper"] = "small"
     """Where the config below starts from: small learns in minutes on a CPU, paper has the paper's numbers."""
     config: Annotated[Config, tyro.conf.arg(name="")] = PRESETS["small"]
@@ -46,7 +49,7 @@ def main() -> None:
     except argparse.ArgumentError:
         preset = None
     preset = preset if preset in PRESETS else "small"  # an unknown or missing one is the parser's to refuse
-    default = Arguments(tyro.MISSING, None, preset, PRESETS[preset])
+    default = Arguments(tyro.MISSING, None, None, preset, PRESETS[preset])
     arguments = parse(Arguments, default=default, description=__doc__)
     workdir, config = arguments.workdir, arguments.config
 
@@ -54,7 +57,7 @@ def main() -> None:
         raise InputError(f"--model.ndim {config.model.ndim}: the phantom and the series are 2D; train with 2")
     patients = None if arguments.data is None else find_patients(arguments.data)
     splits = None if patients is None else split_patients(patients, config.training.seed)
-    series = None if patients is None else read_series(patients, progress=True)
+    series = None if patients is None else read_series(patients, order_by=arguments.order_by, progress=True)
     claim(workdir, config, "phantom" if arguments.data is None else str(arguments.data.resolve()))
     announce_device()
     source: Source = PhantomSource(config)

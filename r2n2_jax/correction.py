@@ -15,8 +15,8 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.correction_report import Corrected, write_fields, write_results
 from r2n2_jax.evaluation.metrics import concatenate, measure
-from r2n2_jax.geometry import Geometry, points_from_px, to_px
-from r2n2_jax.landmarks import read_landmarks
+from r2n2_jax.geometry import Geometry, to_px
+from r2n2_jax.landmarks import place_landmarks
 from r2n2_jax.ops.jacobian import determinant
 from r2n2_jax.recording import Recording
 from r2n2_jax.registration import Registrar, Registration
@@ -93,19 +93,12 @@ def _choose(frames: np.ndarray, asked: FixedFrame) -> int:
 
 def _points(path: Path, recording: Recording, chosen: list[int]) -> list[np.ndarray | None]:
     """``[T, points, 2]`` a slice, normalised; NaN where a frame lacks one."""
-    found = read_landmarks(path, slices=len(recording.frames))
-    result: list[np.ndarray | None] = [None] * len(recording.frames)
-    for number, points_mm in found.items():
-        if number >= len(recording.frames) or len(points_mm) > len(recording.frames[number]):
-            lengths = {number: len(frames) for number, frames in enumerate(recording.frames)}
-            raise InputError(f"{path}: slice {number}, {len(points_mm)} frames; the recording has frames by slice {lengths}")
-        whole = np.full((len(recording.frames[number]), *points_mm.shape[1:]), np.nan)
-        whole[: len(points_mm)] = points_mm
-        geometry = recording.geometries[number]
-        result[number] = points_from_px(whole / np.asarray(geometry.spacing[:2]), geometry.shape)
-        if not np.isfinite(result[number][chosen[number]]).any():
+    shapes, spacings = [one.shape for one in recording.geometries], [one.spacing for one in recording.geometries]
+    found = place_landmarks(path, [len(frames) for frames in recording.frames], shapes, spacings)
+    for number, points in found.items():
+        if not np.isfinite(points[chosen[number]]).any():
             raise InputError(f"{path}: no point in frame {chosen[number]} of slice {number}, the fixed one (see --fixed-frame)")
-    return result
+    return [found.get(number) for number in range(len(recording.frames))]
 
 
 def _correct_slice(

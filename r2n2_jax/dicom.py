@@ -5,6 +5,7 @@ Headers are read by pydicom; pixels by SimpleITK where a file holds one frame, b
 
 import datetime
 import itertools
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -23,6 +24,11 @@ OrderBy = Literal["trigger-time", "acquisition-time", "temporal-position", "inst
 
 _SAME_PLACE_MM = 0.01
 _SAME_DIRECTION = 1e-3
+_OF_OLD_PIXELS = (
+    "PixelData", "FloatPixelData", "SmallestImagePixelValue", "LargestImagePixelValue", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+)  # fmt: skip
+_STRAIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _AUTOMATIC: tuple[OrderBy, ...] = ("trigger-time", "acquisition-time", "temporal-position", "instance-number")
 
 
@@ -68,7 +74,7 @@ class DicomSlice(NamedTuple):
 
 def find_dicom(path: Path) -> list[Path]:
     """The DICOM files directly in a folder, by name; what is no DICOM file is passed over. Or the one file named."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")] if path.is_dir() else [path]
     return [file for file in files if file.is_file() and _is_dicom(file)]
 
 
@@ -150,18 +156,21 @@ def write_dicom_series(folder: Path, slices: list[DicomSlice], pixels: list[np.n
         stored = np.zeros((len(members), *members[0][1].shape), _stored_type(dataset))
         for frame, image in members:
             stored[frame.index or 0] = _to_stored(dataset, frame.index or 0, image)
-        for group in ("PixelData", "FloatPixelData", "SmallestImagePixelValue", "LargestImagePixelValue"):
-            if group in dataset:
-                del dataset[group]
+        for entry in _OF_OLD_PIXELS:
+            if entry in dataset:
+                del dataset[entry]
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
         dataset["PixelData"].VR = "OW" if dataset.BitsAllocated > 8 else "OB"
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         dataset.SeriesInstanceUID = series
         dataset.SeriesDescription = f"{dataset.get('SeriesDescription', '')} {description}".strip()[:64]
-        kind = list(dataset.get("ImageType", ["ORIGINAL", "PRIMARY"]))
-        dataset.ImageType = ["DERIVED", "SECONDARY", *kind[2:]]
-        dataset.save_as(folder / path.name, enforce_file_format=True)
+        kind = dataset.get("ImageType")
+        dataset.ImageType = ["DERIVED", "SECONDARY", *(list(kind)[2:] if isinstance(kind, MultiValue) else [])]
+        try:
+            dataset.save_as(folder / path.name, enforce_file_format=True)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise InputError(f"{path}: its header cannot be written again: {error}") from error
 
 
 def _is_dicom(path: Path) -> bool:
@@ -176,13 +185,21 @@ def _read_header(path: Path) -> list[DicomFrame]:
             return []
         count = int(header.get("NumberOfFrames") or 1)
         return [_frame(path, header, index if count > 1 else None) for index in range(count)]
-    except (InvalidDicomError, EOFError, KeyError, ValueError, TypeError, IndexError, OSError) as error:
+    except InputError:
+        raise
+    except (InvalidDicomError, EOFError, KeyError, ValueError, TypeError, IndexError, AttributeError, OSError) as error:
         raise InputError(f"{path}: not a DICOM file that can be read (truncated?): {error}") from error
 
 
+def _check_pixel_entries(path: Path, header: pydicom.Dataset) -> None:
+    if int(header.get("SamplesPerPixel", 1)) != 1 or header.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
+        raise InputError(f"{path}: a colour picture; DICOM images of one grey value a pixel are needed")
+    if int(header.BitsAllocated) not in (8, 16, 32) or not 1 <= int(header.BitsStored) <= int(header.BitsAllocated):
+        raise InputError(f"{path}: {header.BitsStored} of {header.BitsAllocated} bits a pixel; 8, 16 or 32 are read")
+
+
 def _frame(path: Path, header: pydicom.Dataset, index: int | None) -> DicomFrame:
-    if int(header.get("SamplesPerPixel", 1)) != 1:
-        raise InputError(f"{path}: a colour picture; DICOM images of one value a pixel are needed")
+    _check_pixel_entries(path, header)
     groups = _groups(header, index)
 
     def entry(name: str) -> Any:
@@ -202,28 +219,36 @@ def _frame(path: Path, header: pydicom.Dataset, index: int | None) -> DicomFrame
         "content-time": (_seconds, ("ContentTime",)),
     }
     for key, (convert, names) in sources.items():
-        value = next((entry(name) for name in names if entry(name) is not None), None)
-        converted = None if value is None else convert(value)
-        if converted is not None:
-            keys[key] = converted
+        values = [convert(entry(name)) for name in names if entry(name) is not None]
+        known = [value for value in values if value is not None]
+        if known:
+            keys[key] = known[0]
+    position, orientation = entry("ImagePositionPatient") or (0.0,) * 3, entry("ImageOrientationPatient") or _STRAIGHT
+    if len(position) != 3 or len(orientation) != 6 or not _is_frame(np.asarray(orientation, float)):
+        raise InputError(f"{path}: position {position}, orientation {orientation}; a point and two unit vectors are needed")
     return DicomFrame(
         path,
         index,
         str(header.get("SeriesInstanceUID", "")),
         (int(header.Columns), int(header.Rows)),
         None if spacing is None else (float(spacing[1]), float(spacing[0])),
-        tuple(float(value) for value in entry("ImagePositionPatient") or (0.0, 0.0, 0.0)),
-        tuple(float(value) for value in entry("ImageOrientationPatient") or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)),
+        tuple(float(value) for value in position),
+        tuple(float(value) for value in orientation),
         keys,
     )
+
+
+def _is_frame(orientation: np.ndarray) -> bool:
+    axes = orientation.reshape(2, 3)
+    return np.allclose(axes @ axes.T, np.eye(2), atol=0.01)
 
 
 def _groups(header: pydicom.Dataset, index: int | None) -> list[pydicom.Dataset]:
     """Where a frame's entries are looked up, in this order: its own functional groups, the shared ones, the file's header."""
     groups = []
     for sequence, item in (("PerFrameFunctionalGroupsSequence", index), ("SharedFunctionalGroupsSequence", 0)):
-        if index is not None and sequence in header:
-            functional = header[sequence].value[item]
+        if sequence in header:
+            functional = header[sequence].value[item or 0]
             groups += [element.value[0] for element in functional if element.VR == "SQ" and len(element.value)]
     return [*groups, header]
 
@@ -284,6 +309,12 @@ def _sorted(frames: list[DicomFrame], key: OrderBy) -> list[DicomFrame]:
 def _in_time(members: list[DicomFrame], key: OrderBy) -> DicomSlice:
     frames = _sorted(members, key)
     first = frames[0]
+    for frame in frames:
+        if not np.allclose(frame.position, first.position, rtol=0.0, atol=_SAME_PLACE_MM):
+            raise InputError(
+                f"{frame.path}: lies at {frame.position}, {first.path.name} of the same slice at {first.position}; its frames "
+                "need one place"
+            )
     row, column = np.asarray(first.orientation[:3]), np.asarray(first.orientation[3:])
     direction = np.stack([row, column, np.cross(row, column)], axis=1)
     spacing = (*(first.spacing or (1.0, 1.0)), 1.0)
@@ -348,7 +379,7 @@ def _scaled(value: Any, scale: float) -> float | None:
 
 def _seconds(value: Any) -> float | None:
     """DICOM's ``HHMMSS.ffffff`` or ``YYYYMMDDHHMMSS.ffffff`` in seconds."""
-    digits, _, fraction = str(value).partition(".")
+    digits, _, fraction = re.sub(r"[+-]\d{4}$", "", str(value)).partition(".")
     form = {6: "%H%M%S", 14: "%Y%m%d%H%M%S"}.get(len(digits))
     if form is None or not digits.isdigit():
         return None

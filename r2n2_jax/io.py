@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,18 +87,32 @@ def read_labels(path: Path) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Reads a mask: bool ``shape``, True where the file is not zero; axes of one pixel may be missing.
+def read_mask(path: Path, geometries: Sequence[Geometry]) -> list[np.ndarray]:
+    """Reads the mask of one image or of a recording's slices: bool arrays, True where the file is not zero.
+
+    Args:
+        path: an image file; axes of one pixel may be missing.
+        geometries: of the images it belongs to.
 
     Raises:
-        InputError: where the file is missing, not an image, of another size, or zero everywhere.
+        InputError: where the file is missing, not an image, of another size, zero in all of a slice, or lies elsewhere.
     """
-    values = sitk.GetArrayFromImage(_read(path))
+    image = _read(path)
+    values, first = sitk.GetArrayFromImage(image), geometries[0]
+    shape = (len(geometries), *first.shape)
     if [n for n in values.shape if n > 1] != [n for n in shape if n > 1]:
-        raise InputError(f"{path}: a mask of shape {values.shape}; the image it belongs to has {shape}")
-    if not values.any():
-        raise InputError(f"{path}: a mask that is zero everywhere")
-    return values.reshape(shape) != 0
+        raise InputError(f"{path}: a mask of shape {values.shape}; what it belongs to has {shape}")
+    own = _geometry(image)
+    if own.is_placed and first.is_placed and len(own.size) == len(first.size):
+        near = np.allclose(own.origin, first.origin, rtol=0.0, atol=0.01 * min(first.spacing))
+        turned = np.allclose(own.direction, first.direction, rtol=0.0, atol=0.01)
+        if not (near and turned and np.allclose(own.spacing[:2], first.spacing[:2], rtol=0.01)):
+            raise InputError(f"{path}: the mask lies elsewhere, {own}; what it belongs to has {first}")
+    masks = list(values.reshape(shape) != 0)
+    for index, mask in enumerate(masks):
+        if not mask.any():
+            raise InputError(f"{path}: a mask that is zero everywhere" + (f" in slice {index}" if len(masks) > 1 else ""))
+    return masks
 
 
 def check_pixels(pixels: np.ndarray, name: str) -> None:
@@ -131,6 +145,11 @@ def as_image(image: ImageLike, name: str) -> Image:
     pixels = np.asarray(image, np.float32)
     axes = pixels.ndim
     return Image(pixels, Geometry(pixels.shape[::-1], (1.0,) * axes, (0.0,) * axes, tuple(np.eye(axes).ravel())))
+
+
+def is_placed(image: ImageLike) -> bool:
+    """Whether an image comes with its place, other than a bare array."""
+    return isinstance(image, (Image, sitk.Image))
 
 
 def same_grid(fixed: Geometry, moving: Geometry) -> bool:
@@ -278,8 +297,8 @@ def _without_itks_own_words() -> Iterator[None]:
 
 
 def _write(path: Path, image: sitk.Image, geometry: Geometry) -> None:
-    _place(image, geometry)
     try:
+        _place(image, geometry)
         sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:
         raise OSError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1]})") from error

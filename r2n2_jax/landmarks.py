@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from r2n2_jax.errors import InputError
+from r2n2_jax.geometry import points_from_px
 
+_OUTSIDE = 1.05  # a landmark may lie on the border, or a little beyond it
 _MOST = 100_000  # frames or slices: a number beyond is a mistake
 _COLUMNS = ("slice", "frame", "point", "x_mm", "y_mm")
 
@@ -51,6 +53,38 @@ def read_landmarks(path: Path, *, slices: int = 1) -> dict[int, np.ndarray]:
             raise InputError(f"{path}: point {name} is there twice in frame {frame} of slice {number}")
         points[frame, names[name]] = x, y
     return found
+
+
+def place_landmarks(
+    path: Path, frames: Sequence[int], shapes: Sequence[tuple[int, ...]], spacings: Sequence[tuple[float, ...]]
+) -> dict[int, np.ndarray]:
+    """The landmarks of a series' slices where they lie in its images.
+
+    Args:
+        path: the file.
+        frames: how many each slice has.
+        shapes: ``(H, W)`` of each slice.
+        spacings: millimetres along ``(x, y)`` of each.
+
+    Returns:
+        ``[frames, points, 2]`` a slice, normalised; NaN where a frame lacks one.
+
+    Raises:
+        InputError: see ``read_landmarks``; or where a slice, frame or position is none of the series.
+    """
+    result = {}
+    for number, points_mm in read_landmarks(path, slices=len(frames)).items():
+        if number >= len(frames) or len(points_mm) > frames[number]:
+            known = dict(enumerate(frames))
+            raise InputError(f"{path}: slice {number}, {len(points_mm)} frames; the series has frames by slice {known}")
+        whole = np.full((frames[number], *points_mm.shape[1:]), np.nan)
+        whole[: len(points_mm)] = points_mm
+        result[number] = points_from_px(whole / np.asarray(spacings[number][:2]), shapes[number])
+        if np.any(np.abs(result[number][np.isfinite(result[number])]) > _OUTSIDE):
+            raise InputError(
+                f"{path}: a landmark of slice {number} lies outside the image; x_mm, y_mm count from its first pixel"
+            )
+    return result
 
 
 def landmark_names(path: Path) -> list[str]:

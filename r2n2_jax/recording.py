@@ -56,11 +56,9 @@ def read_recording(path: Path, *, order_by: OrderBy | None = None) -> Recording:
     dicom = find_dicom(path)
     if dicom:
         return _from_dicom(path, dicom, order_by)
-    if path.is_dir():
-        return _from_pictures(path)
     if order_by is not None:
-        raise InputError(f"{path}: --order-by is for folders of DICOM files; this file's last axis is time")
-    return _from_file(path)
+        raise InputError(f"{path}: --order-by is for folders of DICOM files; nothing else needs it")
+    return _from_pictures(path) if path.is_dir() else _from_file(path)
 
 
 def _from_dicom(path: Path, files: list[Path], order_by: OrderBy | None) -> Recording:
@@ -80,6 +78,11 @@ def _from_file(path: Path) -> Recording:
     pixels, whole = read_frames(path)
     axes = len(whole.size) - 1
     direction = np.reshape(whole.direction, (axes + 1, axes + 1))[:axes, :axes]
+    if not np.allclose(direction @ direction.T, np.eye(axes), atol=1e-3):
+        raise InputError(
+            f"{path}: its direction mixes space with the last axis, which is time here; a slice turned in space needs "
+            "the axes x, y, slice, frame"
+        )
     step = direction[:, -1] * whole.spacing[axes - 1] if axes == 3 else np.zeros(axes)
     geometries = []
     for index in range(pixels.shape[1]):
@@ -101,7 +104,7 @@ def _from_file(path: Path) -> Recording:
 
 
 def _from_pictures(path: Path) -> Recording:
-    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in NUMBERED]
+    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in NUMBERED and not file.name.startswith(".")]
     if len(files) < 2:
         raise InputError(
             f"{path}: {len(files)} pictures and no DICOM files; a folder of DICOM files or of numbered pictures "
@@ -116,17 +119,20 @@ def _from_pictures(path: Path) -> Recording:
     images = [read_image(file) for file in files]
     for file, image in zip(files, images, strict=True):
         _check_like(files[0], images[0], file, image)
-    geometry = images[0].geometry
+    # Dots per inch, which some readers take for a spacing, say nothing of a body.
+    size = images[0].geometry.size
+    geometry = Geometry(size, (1.0,) * len(size), (0.0,) * len(size), tuple(np.eye(len(size)).ravel()))
+    kinds = [image.kind for image in images]
 
     def write(folder: Path, registered: Sequence[np.ndarray]) -> Path:
         (folder / "warped").mkdir()
-        for file, image, pixels in zip(files, images, registered[0], strict=True):
+        for file, kind, pixels in zip(files, kinds, registered[0], strict=True):
             lossless = ".png" if file.suffix.lower() in (".jpg", ".jpeg", ".bmp") else file.suffix
-            write_picture(folder / "warped" / f"{file.stem}{lossless}", pixels, image.kind, geometry)
+            write_picture(folder / "warped" / f"{file.stem}{lossless}", pixels, kind, geometry)
         return folder / "warped"
 
     frames = np.stack([image.pixels for image in images])
-    return Recording([frames], [geometry], "the numbers in the names", None, _is_known(geometry.spacing), write)
+    return Recording([frames], [geometry], "the numbers in the names", None, False, write)
 
 
 def _is_known(spacing: Sequence[float]) -> bool:

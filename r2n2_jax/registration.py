@@ -21,6 +21,7 @@ from r2n2_jax.io import (
     as_image,
     check_pixels,
     displacement_transform,
+    is_placed,
     resample,
     same_grid,
     write_displacement,
@@ -169,7 +170,7 @@ class Registrar:
         Raises:
             InputError: where the images do not match the model or each other, are not finite, or constant.
         """
-        arrays = isinstance(fixed, np.ndarray) or isinstance(moving, np.ndarray)
+        arrays = not (is_placed(fixed) and is_placed(moving))
         fixed, moving = as_image(fixed, "the fixed image"), as_image(moving, "the moving image")
         self._check(fixed.pixels, "the fixed image")
         self._check(moving.pixels, "the moving image")
@@ -177,7 +178,12 @@ class Registrar:
             shapes = f"the fixed image has the shape {fixed.pixels.shape}, the moving one {moving.pixels.shape}"
             raise InputError(f"{shapes}; arrays must be of one shape")
         apart = not arrays and not same_grid(fixed.geometry, moving.geometry)
-        looked_at = _on_grid_of(fixed, moving) if apart else moving.pixels
+        if mask is not None and np.shape(mask) != fixed.pixels.shape:
+            raise InputError(f"a mask of shape {np.shape(mask)}; the fixed image has {fixed.pixels.shape}")
+        looked_at = moving.pixels
+        if apart:
+            looked_at, covered = _on_grid_of(fixed, moving)
+            mask = covered if mask is None else covered & mask
         result = self._run(fixed.pixels[None], looked_at[None], steps, refine, mask)
         result = dataclasses.replace(jax.tree.map(lambda array: np.asarray(array[0]), result), geometry=fixed.geometry)
         if not apart:
@@ -260,8 +266,8 @@ jax.tree_util.register_dataclass(
 )
 
 
-def _on_grid_of(fixed: Image, moving: Image) -> np.ndarray:
-    """The moving image on the fixed one's grid, undisplaced."""
+def _on_grid_of(fixed: Image, moving: Image) -> tuple[np.ndarray, np.ndarray]:
+    """The moving image on the fixed one's grid, undisplaced, and which of the grid's pixels it covers."""
     if len(fixed.geometry.size) != len(moving.geometry.size):
         raise InputError(f"a {len(fixed.geometry.size)}D fixed image and a {len(moving.geometry.size)}D moving one")
     if not (fixed.geometry.is_placed and moving.geometry.is_placed):
@@ -276,7 +282,7 @@ def _on_grid_of(fixed: Image, moving: Image) -> np.ndarray:
             f"{100 * _LEAST_OVERLAP:.0f} % are needed (their spacing, origin and direction say where they lie)"
         )
     check_pixels(pixels, "the moving image on the fixed one's grid")
-    return pixels
+    return pixels, seen
 
 
 def load(checkpoint: str | Path) -> Registrar:

@@ -180,6 +180,39 @@ def test_a_written_series_is_a_new_one(stored, tmp_path):
     assert len({pydicom.dcmread(path).SeriesInstanceUID for path in folder.iterdir()}) == 1
 
 
+@pytest.mark.parametrize("kind", [None, "ORIGINAL"])
+def test_a_header_of_few_entries_is_written_again(kind, stored, tmp_path):
+    write_series(tmp_path / "in", stored, ImageType=kind)
+    (tmp_path / "out").mkdir()
+    recording = read_recording(tmp_path / "in")
+    folder = recording.write(tmp_path / "out", recording.frames)
+    assert list(pydicom.dcmread(folder / "IM0003.dcm").ImageType) == ["DERIVED", "SECONDARY"]
+
+
+def test_times_with_a_time_zone_are_times(stored, tmp_path):
+    times = {"AcquisitionDateTime": lambda t, s: f"2020010112000{t}.5+0100"}
+    write_series(tmp_path, stored, drop=("TriggerTime", "InstanceNumber"), **times)
+    recording = read_recording(tmp_path)
+    same(recording, stored)
+    np.testing.assert_allclose(recording.times, np.arange(FRAMES))
+
+
+def test_enhanced_files_of_one_frame_each(stored, tmp_path):
+    for t in range(FRAMES):
+        write_enhanced(tmp_path / f"{t}.dcm", stored[t : t + 1, 0], slope=0.5, delays=[40.0 * t])
+    recording = read_recording(tmp_path, order_by="trigger-time")
+    np.testing.assert_array_equal(recording.frames[0], 0.5 * stored[:, 0])
+    assert recording.geometries[0].spacing[:2] == (1.5, 2.0)
+
+
+def test_a_slice_whose_time_axis_is_a_place_is_refused(stored, tmp_path):
+    image = sitk.GetImageFromArray(stored[:, 0].astype(np.float32))
+    image.SetDirection((1, 0, 0, 0, 0, -1, 0, 1, 0))
+    sitk.WriteImage(image, str(tmp_path / "coronal.nii.gz"))
+    with pytest.raises(InputError, match="mixes space with the last axis"):
+        read_recording(tmp_path / "coronal.nii.gz")
+
+
 def test_big_endian_files_are_read(stored, tmp_path):
     for t in range(2):
         dataset = write_single(tmp_path / f"{t}.dcm", stored[t, 0], InstanceNumber=t)
@@ -246,6 +279,25 @@ def colour(folder, stored):
     write_single(folder / "a.dcm", stored[0, 0], SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
 
 
+def palette(folder, stored):
+    write_series(folder, stored, PhotometricInterpretation="PALETTE COLOR")
+
+
+def no_columns(folder, stored):
+    write_series(folder, stored)
+    dataset = pydicom.dcmread(folder / "IM0003.dcm")
+    del dataset.Columns
+    dataset.save_as(folder / "IM0003.dcm")
+
+
+def moved_field_of_view(folder, stored):
+    write_series(folder, stored, ImagePositionPatient=lambda t, s: [-31.0 + 3.0 * (t == 2), 12.5, 40.0 + 8.0 * s])
+
+
+def no_orientation(folder, stored):
+    write_series(folder, stored, ImageOrientationPatient=[1, 0, 0, 1, 0, 0])
+
+
 def no_pixels(folder, stored):
     write_series(folder, stored)
     dataset = pydicom.dcmread(folder / "IM0003.dcm")
@@ -303,6 +355,10 @@ def tiny(folder, stored):
         (one_frame, r"2 slice\(s\) of one frame"),
         (constant_frame, r"constant, every pixel is 7"),
         (colour, r"a.dcm: a colour picture"),
+        (palette, r"a colour picture"),
+        (no_columns, r"IM0003.dcm: not a DICOM file that can be read"),
+        (moved_field_of_view, r"of the same slice at .*; its frames need one place"),
+        (no_orientation, r"two unit vectors are needed"),
         (no_pixels, r"IM0003.dcm: not an image"),
         (nothing, r"0 pictures and no DICOM files"),
         (picture_without_number, r"overview.png: no number in its name"),
@@ -328,5 +384,8 @@ def test_an_order_that_does_not_decide_is_refused(stored, tmp_path):
     write_4d(tmp_path / "a.mha", stored)
     with pytest.raises(InputError, match="--order-by is for folders of DICOM files"):
         read_recording(tmp_path / "a.mha", order_by="trigger-time")
+    write_numbered(tmp_path / "pictures", stored)
+    with pytest.raises(InputError, match="--order-by is for folders of DICOM files"):
+        read_recording(tmp_path / "pictures", order_by="trigger-time")
     with pytest.raises(InputError, match="no such file or folder"):
         read_recording(tmp_path / "nowhere")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from r2n2_jax.dicom import find_dicom
+from r2n2_jax.dicom import OrderBy, find_dicom
 from r2n2_jax.errors import InputError
 from r2n2_jax.recording import NUMBERED, read_recording
 
@@ -61,8 +61,13 @@ def find_patients(folder: Path) -> dict[str, list[Path]]:
     return patients
 
 
-def read_series(patients: dict[str, list[Path]], *, progress: bool = False) -> list[Series]:
+def read_series(patients: dict[str, list[Path]], *, order_by: OrderBy | None = None, progress: bool = False) -> list[Series]:
     """Every slice of every patient.
+
+    Args:
+        patients: the recordings by patient name.
+        order_by: the entry that orders the frames of DICOM series, where that is ambiguous.
+        progress: show a bar.
 
     Raises:
         InputError: see ``recording.read_recording``.
@@ -71,7 +76,7 @@ def read_series(patients: dict[str, list[Path]], *, progress: bool = False) -> l
     for patient, paths in tqdm(patients.items(), desc="reading", unit="patient", disable=None if progress else True):
         slices = [
             (frames, geometry)
-            for recording in map(read_recording, paths)
+            for recording in (read_recording(path, order_by=order_by if find_dicom(path) else None) for path in paths)
             for frames, geometry in zip(recording.frames, recording.geometries, strict=True)
         ]
         for index, (frames, geometry) in enumerate(slices):
@@ -105,7 +110,8 @@ def _recordings(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if _suffix(path) else []
     children = sorted(child for child in path.iterdir() if not child.name.startswith("."))
-    if any(child.suffix.lower() in NUMBERED for child in children) or find_dicom(path):
+    pictures = any(child.suffix.lower() in NUMBERED for child in children) and not any(map(_suffix, children))
+    if pictures or find_dicom(path):
         return [path]
     return [recording for child in children for recording in _recordings(child)]
 

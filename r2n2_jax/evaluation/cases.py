@@ -12,13 +12,11 @@ from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.data.patients import CYCLE, exact_displacement, held_out_patients, masks
 from r2n2_jax.data.series import MASKS, Series, find_patients
 from r2n2_jax.errors import InputError
-from r2n2_jax.geometry import points_from_px
 from r2n2_jax.io import read_labels
-from r2n2_jax.landmarks import read_landmarks
+from r2n2_jax.landmarks import place_landmarks
 from r2n2_jax.ops.grid import coordinates
 
 FIELD_OF_VIEW_MM = 400.0  # of every phantom, along both axes
-_OUTSIDE = 1.05  # a landmark may lie on the border, or a little beyond it
 
 
 class Case(NamedTuple):
@@ -132,29 +130,16 @@ def _landmarks(path: Path, slices: list[Series]) -> dict[int, np.ndarray]:
     """``[frames, points, 2]`` a slice, normalised; none where there is no file."""
     if not path.exists():
         return {}
-    found, known = read_landmarks(path, slices=len(slices)), {one.slice: one for one in slices}
-    result = {}
-    for number, points_mm in found.items():
-        if number not in known or len(points_mm) > len(known[number].frames):
-            lengths = {number: len(one.frames) for number, one in known.items()}
-            raise InputError(f"{path}: slice {number}, {len(points_mm)} frames; the series has frames by slice {lengths}")
-        one = known[number]
-        whole = np.full((len(one.frames), *points_mm.shape[1:]), np.nan)
-        whole[: len(points_mm)] = points_mm
-        result[number] = points_from_px(whole / np.asarray(one.spacing), one.frames.shape[1:])
-        if np.any(np.abs(result[number][np.isfinite(result[number])]) > _OUTSIDE):
-            raise InputError(
-                f"{path}: a landmark of slice {number} lies outside the image; x_mm, y_mm count from its first pixel"
-            )
-    return result
+    frames, shapes = [len(one.frames) for one in slices], [one.frames.shape[1:] for one in slices]
+    return place_landmarks(path, frames, shapes, [one.spacing for one in slices])
 
 
 def _organs(path: Path, slices: list[Series]) -> dict[str, np.ndarray]:
     """``[frames, slices, H, W]`` bool by label."""
     labels = read_labels(path)
-    shape = (len(slices[0].frames), len(slices), *slices[0].frames.shape[1:])
-    if labels.shape != shape:
-        raise InputError(f"{path}: frames, slices, rows, columns {labels.shape}; the series has {shape}")
+    shapes = sorted({(len(one.frames), len(slices), *one.frames.shape[1:]) for one in slices})
+    if shapes != [labels.shape]:
+        raise InputError(f"{path}: frames, slices, rows, columns {labels.shape}; the series has {', '.join(map(str, shapes))}")
     return {f"label {number}": labels == number for number in np.unique(labels) if number}
 
 
