@@ -7,6 +7,7 @@ import pytest
 from scipy.interpolate import BSpline
 
 from r2n2_jax.levenberg_marquardt import _linearised, refine
+from r2n2_jax.losses import pair_loss
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import standardise
@@ -155,6 +156,20 @@ def test_refinement_brings_gaussians_that_are_near_to_the_truth():
     assert error_px(displacement(start, coordinates(shape)), shape) > 0.4
     assert error_px(found, shape) < 0.1
     assert (np.diff(result.losses) <= 0).all(), "a step was taken that did not help"
+
+
+@pytest.mark.parametrize("weight", [-1.0, 12.0])
+def test_refinement_of_a_field_that_is_worse_than_none(weight):
+    """Away from the truth, and folded: it goes back towards none first, and on from there."""
+    shape = (64, 64)
+    fixed, moving = (standardise(image[..., None]) for image in known_pair(shape))
+    start = TRUE._replace(weight=weight * TRUE.weight)
+    nothing = pair_loss(fixed, moving, jnp.zeros((*shape, 2)), 0.01)
+    assert pair_loss(fixed, moving, displacement(start, coordinates(shape)), 0.01) > nothing
+    result = refine(fixed, moving, start, iterations=30)
+    assert float(result.losses[0]) <= nothing
+    assert float(result.losses[-1]) < 0.5 * nothing
+    assert float(determinant(displacement(result.gaussians, coordinates(shape))).min()) > 0.0
 
 
 def test_refinement_leaves_a_registered_pair_alone():
