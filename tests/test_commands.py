@@ -211,7 +211,7 @@ def test_a_full_disk_leaves_nothing_behind(command, checkpoint, tmp_path, monkey
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("r2n2_jax.evaluation.report.write_json", full)
+    monkeypatch.setattr("r2n2_jax.registration.write_json", full)
     words = ["--checkpoint", checkpoint, "--fixed", image, "--moving", image, "--output", tmp_path / "out"]
     code, _, err = command("register", *words)
     assert_one_line(code, err, "No space left on device")
