@@ -140,16 +140,3 @@ def test_what_cannot_be_done_is_said(registrar, dicom, tmp_path):
             registrar, recording, tmp_path, options=Options(fixed_frame=4), landmarks=tmp_path / "points.csv", progress=False
         )
     assert [path.name for path in tmp_path.iterdir()] == ["points.csv"]
-
-
-def test_refinement_looks_at_the_mask_alone(registrar, moving_square):
-    fixed, moving = (moving_square[t, 0].astype(np.float32) for t in (0, 4))
-    mask = np.zeros(SHAPE, bool)
-    mask[:, :16] = True
-    whole, masked = (registrar.register(fixed, moving, refine=8, mask=one) for one in (None, mask))
-
-    def error(result, region):
-        return np.mean((fixed - result.warped)[region & result.inside] ** 2)
-
-    assert error(masked, mask) < error(whole, mask)
-    assert error(masked, ~mask) > error(whole, ~mask)

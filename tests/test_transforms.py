@@ -172,6 +172,22 @@ def test_refinement_of_a_field_that_is_worse_than_none(weight):
     assert float(determinant(displacement(result.gaussians, coordinates(shape))).min()) > 0.0
 
 
+def test_refinement_looks_at_the_mask_alone():
+    """What the fixed image shows outside the mask changes nothing; without the mask it does."""
+    shape = (48, 48)
+    fixed, moving = (standardise(image[..., None]) for image in known_pair(shape))
+    mask = jnp.arange(48)[None, :] < jnp.full((48, 1), 30)
+    spoilt = jnp.where(mask[..., None], fixed, fixed[::-1])
+    start = TRUE._replace(weight=0.5 * TRUE.weight)
+    weights = {
+        (name, kept): refine(image, moving, start, iterations=4, mask=mask if kept else None).gaussians.weight
+        for name, image in (("whole", fixed), ("spoilt", spoilt))
+        for kept in (True, False)
+    }
+    np.testing.assert_array_equal(weights["whole", True], weights["spoilt", True])
+    assert np.abs(weights["whole", False] - weights["spoilt", False]).max() > 1e-3
+
+
 def test_refinement_leaves_a_registered_pair_alone():
     moving = standardise(known_pair(SHAPE)[1][..., None])
     nothing = TRUE._replace(weight=jnp.zeros((2, 2)))

@@ -163,11 +163,13 @@ def animate_series(frames: np.ndarray, warped: np.ndarray, *, aspect: float = 1.
         aspect: height of a pixel over its width.
     """
     low, high = np.percentile(frames, [0.5, 99.5])
-    both = np.concatenate([frames, np.full((*frames.shape[:2], 4), high), warped], axis=2)
-    grey = (255 * np.clip((both - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)).astype(np.uint8)
+    scale, gap = 255 / max(high - low, np.finfo(np.float32).tiny), np.full((frames.shape[1], 4), high, np.float32)
     zoom = max(1, round(_GIF_HEIGHT / (aspect * frames.shape[1])))
-    size = (zoom * grey.shape[2], round(zoom * aspect * grey.shape[1]))
-    pictures = [PIL.Image.fromarray(one).resize(size, PIL.Image.Resampling.BILINEAR) for one in grey]
+    size = (zoom * (2 * frames.shape[2] + 4), round(zoom * aspect * frames.shape[1]))
+    pictures = []
+    for before, after in zip(frames, warped, strict=True):
+        grey = np.clip(scale * (np.concatenate([before, gap, after], axis=1) - low), 0, 255).astype(np.uint8)
+        pictures.append(PIL.Image.fromarray(grey).resize(size, PIL.Image.Resampling.BILINEAR))
     buffer = io.BytesIO()
     pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=_GIF_MILLISECONDS, loop=0)
     return buffer.getvalue()
