@@ -168,9 +168,8 @@ def animate_series(frames: np.ndarray, warped: np.ndarray, *, aspect: float = 1.
     size = (zoom * (2 * frames.shape[2] + 4), round(zoom * aspect * frames.shape[1]))
     pictures = []
     for before, after in zip(frames, warped, strict=True):
-        grey = (
-            np.clip(scale * (np.concatenate([before, gap, after], axis=1) - low), 0, 255).astype(np.uint8) & 0xFC
-        )  # 64 greys: a third of the file
+        both = np.concatenate([before, gap, after], axis=1)
+        grey = np.clip(scale * (both - low), 0, 255).astype(np.uint8) & 0xFC  # 64 greys pack smaller than 256
         pictures.append(PIL.Image.fromarray(grey).resize(size, PIL.Image.Resampling.BILINEAR))
     buffer = io.BytesIO()
     pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=_GIF_MILLISECONDS, loop=0)
