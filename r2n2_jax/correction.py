@@ -4,8 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -14,16 +12,13 @@ from r2n2_jax.data.series import mean_intensity_frame, position_curve
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.correction_report import Corrected, write_fields, write_results
-from r2n2_jax.evaluation.metrics import concatenate, measure
+from r2n2_jax.evaluation.metrics import concatenate, log_jacobian, measure
 from r2n2_jax.geometry import Geometry, to_px
 from r2n2_jax.landmarks import place_landmarks
-from r2n2_jax.ops.jacobian import determinant
 from r2n2_jax.recording import Recording
 from r2n2_jax.registration import Registrar, Registration
 
 FixedFrame = int | Literal["mean-position", "mean-intensity"]
-
-_LEAST_DETERMINANT = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,13 +140,13 @@ def _correct_slice(
 def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, Any]:
     """What is kept of a chunk: everything but its fields."""
     lengths = np.linalg.norm(to_px(chunk.displacement, geometry.shape) * np.asarray(geometry.spacing[:2]), axis=-1)
-    one = [jax.tree.map(lambda array, t=t: array[t], chunk) for t in range(len(chunk.warped))]
+    one = [chunk.frame(t) for t in range(len(chunk.warped))]
     carried = None
     if case.fixed_landmarks is not None:
         carried = np.stack([pair.points(points) for pair, points in zip(one, case.fixed_landmarks, strict=True)])
     return {
         "warped": chunk.warped,
-        "log_jacobian": np.asarray(_log_jacobian(chunk.displacement)),
+        "log_jacobian": log_jacobian(chunk.displacement),
         "largest": lengths.max(axis=(1, 2)),
         "mean": lengths.mean(axis=(1, 2)),
         "before": measure(case, np.zeros_like(chunk.displacement)),
@@ -159,8 +154,3 @@ def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, A
         "parameters": [pair.describe() for pair in one],
         "points": carried,
     }
-
-
-@jax.jit
-def _log_jacobian(displacement: jax.Array) -> jax.Array:
-    return jnp.log(jnp.maximum(jax.vmap(determinant)(displacement), _LEAST_DETERMINANT))

@@ -93,7 +93,10 @@ def read_dicom_series(paths: Iterable[Path], *, order_by: OrderBy | None = None)
         InputError: where a file cannot be read, the files are of several series, sizes, spacings or orientations, slices have
             different numbers of frames, or the order is missing or ambiguous.
     """
+    paths = list(paths)
     frames = [frame for path in paths for frame in _read_header(path)]
+    if not frames:
+        raise InputError(f"{paths[0]}: no image in this DICOM file, nor in any beside it")
     _check_same(frames)
     normal = np.cross(frames[0].orientation[:3], frames[0].orientation[3:])
     places = [float(np.dot(frame.position, normal)) for frame in frames]
@@ -113,27 +116,20 @@ def read_dicom_series(paths: Iterable[Path], *, order_by: OrderBy | None = None)
     return [_in_time(members, chosen) for members in slices]
 
 
-def read_dicom_pixels(frame: DicomFrame) -> np.ndarray:
-    """The frame's pixels ``[H, W]`` float32: rescaled, bright where the picture is bright (MONOCHROME1 is turned over).
+def read_dicom_pixels(frames: Iterable[DicomFrame]) -> np.ndarray:
+    """The frames' pixels ``[T, H, W]`` float32: rescaled, bright where the picture is bright (MONOCHROME1 is turned over).
 
     Raises:
-        InputError: where the file is truncated, or of a compression that cannot be read.
+        InputError: where a file is truncated, or of a compression that cannot be read.
     """
-    if frame.index is None:
-        return read_image(frame.path).pixels
-    return _read_multiframe(frame.path)[frame.index]
-
-
-def read_all_pixels(frames: Iterable[DicomFrame]) -> np.ndarray:
-    """``[T, H, W]`` float32; a file of several frames is read once."""
     parts = []
     for path, members in itertools.groupby(frames, key=lambda frame: frame.path):
-        of_file = list(members)
-        if of_file[0].index is None:
-            parts += [read_dicom_pixels(frame) for frame in of_file]
+        indices = [frame.index for frame in members]
+        if indices == [None]:
+            parts.append(read_image(path).pixels)
         else:
             whole = _read_multiframe(path)
-            parts += [whole[frame.index] for frame in of_file]
+            parts += [whole[index] for index in indices]
     return np.stack(parts)
 
 
@@ -254,8 +250,6 @@ def _groups(header: pydicom.Dataset, index: int | None) -> list[pydicom.Dataset]
 
 
 def _check_same(frames: list[DicomFrame]) -> None:
-    if not frames:
-        raise InputError("no DICOM images here")
     first = frames[0]
     folder = first.path.parent
     series = sorted({frame.series for frame in frames})

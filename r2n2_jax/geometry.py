@@ -32,6 +32,12 @@ class Geometry(NamedTuple):
         return tuple(axis for axis, n in enumerate(self.size) if n > 1)
 
     @property
+    def aspect(self) -> float:
+        """Height of a pixel over its width, in the plane of the image's first two axes."""
+        x, y = self.axes[:2]
+        return self.spacing[y] / self.spacing[x]
+
+    @property
     def is_placed(self) -> bool:
         """Whether anything is known of where the grid lies: files without position are read as unit grids at the origin."""
         unit = tuple(np.eye(len(self.size)).ravel().tolist())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2n2_jax.dicom import OrderBy, find_dicom, read_all_pixels, read_dicom_series, write_dicom_series
+from r2n2_jax.dicom import OrderBy, find_dicom, read_dicom_pixels, read_dicom_series, write_dicom_series
 from r2n2_jax.errors import InputError
 from r2n2_jax.geometry import Geometry
 from r2n2_jax.io import Image, check_pixels, read_frames, read_image, write_image, write_picture
@@ -63,7 +63,7 @@ def read_recording(path: Path, *, order_by: OrderBy | None = None) -> Recording:
 
 def _from_dicom(path: Path, files: list[Path], order_by: OrderBy | None) -> Recording:
     slices = read_dicom_series(files, order_by=order_by)
-    frames = [_checked(read_all_pixels(one.frames), f"{path}, slice {index}") for index, one in enumerate(slices)]
+    frames = [_checked(read_dicom_pixels(one.frames), f"{path}, slice {index}") for index, one in enumerate(slices)]
 
     def write(folder: Path, registered: Sequence[np.ndarray]) -> Path:
         (folder / "warped").mkdir()

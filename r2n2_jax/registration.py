@@ -39,7 +39,7 @@ Array = jax.Array
 
 _PAIRS_AT_ONCE = 16
 _LEAST_OVERLAP = 0.25
-_CONVENTION = (
+CONVENTION = (
     "warped(x) = moving(x + f(x)), f(x) = sum of weight exp(-1/2 (x - position)^T Sigma^-1 (x - position)), "
     "Sigma = R(rotation) diag(variance) R(rotation)^T; components (x, y[, z]), x along image columns; pixel centres "
     "span [-1, 1] on each axis; rotation in radians"
@@ -92,7 +92,7 @@ class Registration:
         """The local transformations of a pair as plain lists, with the convention they are in."""
         fields = {name: np.asarray(values, np.float64).tolist() for name, values in self.parameters._asdict().items()}
         return {
-            "convention": _CONVENTION,
+            "convention": CONVENTION,
             "steps": self.steps,
             "transformations": [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)],
         }
@@ -220,8 +220,7 @@ class Registrar:
         self, fixed: np.ndarray, moving: np.ndarray, *, steps: int | None = None, refine: int = 0
     ) -> Registration:
         """Registers many pairs ``[N, *spatial]`` that were checked already; every array has the axis ``N`` in front."""
-        parts = list(self.register_chunks(fixed, moving, steps=steps, refine=refine))
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+        return in_chunks(lambda *pairs: self._run(*pairs, steps, refine), fixed, moving, at_once=_PAIRS_AT_ONCE)
 
     def register_chunks(
         self,

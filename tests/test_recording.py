@@ -283,11 +283,15 @@ def palette(folder, stored):
     write_series(folder, stored, PhotometricInterpretation="PALETTE COLOR")
 
 
-def no_columns(folder, stored):
+def write_series_without(entry, folder, stored):
     write_series(folder, stored)
     dataset = pydicom.dcmread(folder / "IM0003.dcm")
-    del dataset.Columns
+    del dataset[entry]
     dataset.save_as(folder / "IM0003.dcm")
+
+
+def no_columns(folder, stored):
+    write_series_without("Columns", folder, stored)
 
 
 def moved_field_of_view(folder, stored):
@@ -299,10 +303,7 @@ def no_orientation(folder, stored):
 
 
 def no_pixels(folder, stored):
-    write_series(folder, stored)
-    dataset = pydicom.dcmread(folder / "IM0003.dcm")
-    del dataset.PixelData
-    dataset.save_as(folder / "IM0003.dcm")
+    write_series_without("PixelData", folder, stored)
 
 
 def nothing(folder, stored):

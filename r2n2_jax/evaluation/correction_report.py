@@ -14,6 +14,7 @@ from r2n2_jax.geometry import Geometry, points_to_px
 from r2n2_jax.io import write_displacement, write_image
 from r2n2_jax.landmarks import landmark_names, write_landmarks
 from r2n2_jax.recording import Recording
+from r2n2_jax.registration import CONVENTION
 
 
 class Corrected(NamedTuple):
@@ -28,7 +29,7 @@ class Corrected(NamedTuple):
         mean_mm: ``[T]``, the mean one.
         before: measures of every frame against the fixed one.
         after: the same, registered.
-        parameters: the local transformations, as they go into ``parameters.json``.
+        parameters: each frame's local transformations, described.
         points: ``[T, points, 2]`` normalised, the fixed frame's landmarks carried to every frame; or None.
     """
 
@@ -60,11 +61,14 @@ def write_results(recording: Recording, results: list[Corrected], folder: Path, 
             folder / "log_jacobian" / f"slice_{index}.nii.gz", one.log_jacobian, _over_time(geometry, recording.times, one)
         )
     described = [
-        {"slice": index, "fixed_frame": one.fixed, "convention": one.parameters[0]["convention"], "frames": one.parameters}
+        {
+            "slice": index,
+            "fixed_frame": one.fixed,
+            "convention": CONVENTION,
+            "frames": [frame["transformations"] for frame in one.parameters],
+        }
         for index, one in enumerate(results)
     ]
-    for slice_ in described:
-        slice_["frames"] = [frame["transformations"] for frame in slice_["frames"]]
     write_json(folder / "parameters.json", described)
     _write_frames(folder / "frames.csv", recording, results)
     if landmarks is not None:
@@ -75,7 +79,7 @@ def write_results(recording: Recording, results: list[Corrected], folder: Path, 
         }
         write_landmarks(folder / "points.csv", carried, names=landmark_names(landmarks))
     for index, (frames, one, geometry) in enumerate(zip(recording.frames, results, recording.geometries, strict=True)):
-        gif = figures.animate_series(frames, one.warped, aspect=geometry.spacing[1] / geometry.spacing[0])
+        gif = figures.animate_series(frames, one.warped, aspect=geometry.aspect)
         (folder / f"slice_{index}.gif").write_bytes(gif)
     page = html.document("Motion correction", _page(recording, results, folder))
     (folder / "report.html").write_text(page, encoding="utf-8")
@@ -140,10 +144,11 @@ def _page(recording: Recording, results: list[Corrected], folder: Path) -> Itera
     yield html.table(*summary_rows(results))
     for index, one in enumerate(results):
         frames, geometry = recording.frames[index], recording.geometries[index]
-        aspect = geometry.spacing[1] / geometry.spacing[0]
         name = f"Slice {index}"
         yield html.picture(f"{name}, before and after", "gif", (folder / f"slice_{index}.gif").read_bytes(), "Left: before.")
-        yield html.figure(f"{name}, all frames together", figures.draw_over_time(frames, one.warped, one.fixed, aspect=aspect))
+        yield html.figure(
+            f"{name}, all frames together", figures.draw_over_time(frames, one.warped, one.fixed, aspect=geometry.aspect)
+        )
         curves = {
             "position in the motion (first principal component of the frames)": one.position,
             "mean displacement, mm": one.mean_mm,

@@ -67,8 +67,13 @@ def measure(case: Case, displacement: np.ndarray) -> Metrics:
         mse=np.asarray(similarity[0]),
         ncc=np.asarray(similarity[1]),
         folded=np.mean(determinants <= 0, axis=axes),
-        log_jacobian=np.std(np.log(np.maximum(determinants, _LEAST_DETERMINANT)), axis=axes),
+        log_jacobian=np.std(_logarithm(determinants), axis=axes),
     )
+
+
+def log_jacobian(displacement: np.ndarray) -> np.ndarray:
+    """The logarithm of the Jacobian determinant (of 0.001 where it is below), ``[N, *spatial]``, of ``[N, *spatial, d]``."""
+    return _logarithm(np.asarray(_determinants(displacement)))
 
 
 def concatenate(parts: Sequence[Metrics]) -> Metrics:
@@ -78,6 +83,10 @@ def concatenate(parts: Sequence[Metrics]) -> Metrics:
     dice = [part.dice or {} for part in parts]
     organs = dict.fromkeys(organ for one in dice for organ in one)
     return Metrics(**columns, dice={organ: _column([one.get(organ) for one in dice], counts) for organ in organs} or None)
+
+
+def _logarithm(determinants: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(determinants, _LEAST_DETERMINANT))
 
 
 def _column(values: Sequence[np.ndarray | None], counts: Sequence[int]) -> np.ndarray | None:

@@ -51,6 +51,5 @@ def write_registration(folder: Path, fixed: Image, moving: Image, result: Regist
     """Writes what ``Registration.save`` writes of a pair, and ``registration.png``."""
     result.write(folder)
     geometry = fixed.geometry
-    spacing = [geometry.spacing[axis] for axis in geometry.axes]
     seen = moving.pixels if same_grid(geometry, moving.geometry) else resample(moving, geometry)[0]
-    figures.save_registration(folder / "registration.png", fixed.pixels, seen, result, aspect=spacing[1] / spacing[0])
+    figures.save_registration(folder / "registration.png", fixed.pixels, seen, result, aspect=geometry.aspect)
