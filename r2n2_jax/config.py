@@ -38,6 +38,9 @@ class ModelConfig:
     """Factor on the features whose spatial softmax is the position: the same network, whose positions sharpen sooner."""
     output_gain: float = 1.0
     """Factor on what the parameter network's last layer answers: the same network, learnt in smaller steps."""
+    flow: bool = False
+    """Start each weight at what the images say of the motion under its Gaussian (Lucas and Kanade), and let the network answer
+    with what to add; the paper's network answers with the whole."""
     activation: Literal["tanh", "leaky_relu"] = "tanh"
     """tanh as in the paper, leaky ReLU as in the authors' code."""
     norm: Literal["none", "instance"] = "none"
@@ -167,6 +170,7 @@ PRESETS = {
             hidden=256,
             sigma_min=0.005,
             position_gain=10.0,
+            flow=True,
             noise=0.0,
             remat=False,
         ),

@@ -26,7 +26,8 @@ class ParameterNetwork(nn.Module):
         \sigma = \sigma_{\min} + \psi(c_\sigma)(\sigma_{\max} - \sigma_{\min}), \quad v = \phi(c_v), \quad
         \alpha = \psi(c_\alpha)\,\pi
 
-    The last layer starts at zero, so an untrained network places transformations of weight zero.
+    The weight is handed out as :math:`c_v`, so that what the images themselves say can be added before it is bounded. The last
+    layer starts at zero, so an untrained network answers with :math:`c_v = 0`.
 
     Attributes:
         hidden: units of the hidden layer (the paper: 1024).
@@ -48,7 +49,7 @@ class ParameterNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array) -> tuple[Array, Array, Array]:
-        """``(variance [B, d], rotation [B, d (d - 1) / 2], weight [B, d])``."""
+        """``(variance [B, d], rotation [B, d (d - 1) / 2], c_v [B, d])``."""
         d = features.ndim - 2
         channels = features.shape[-1]
         features = NormalisedConv(channels, norm=self.norm, name="first")(features)
@@ -62,4 +63,4 @@ class ParameterNetwork(nn.Module):
         sigma = self.sigma_min + nn.sigmoid(sigma) * (self.sigma_max - self.sigma_min)
         variance = sigma if self.sigma_is == "variance" else sigma**2
         # The logistic can underflow to zero, where the covariance has no inverse; no useful Gaussian is that narrow.
-        return jnp.maximum(variance, _SMALLEST_VARIANCE), nn.sigmoid(rotation) * jnp.pi, nn.tanh(weight)
+        return jnp.maximum(variance, _SMALLEST_VARIANCE), nn.sigmoid(rotation) * jnp.pi, weight

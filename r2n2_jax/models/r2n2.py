@@ -13,7 +13,8 @@ from r2n2_jax.models.gr2u import GR2U
 from r2n2_jax.models.parameter_net import ParameterNetwork
 from r2n2_jax.models.position_net import PositionNetwork
 from r2n2_jax.models.residual import NormalisedConv, activate
-from r2n2_jax.ops.gaussian import Gaussians, covariance, local_transformation
+from r2n2_jax.ops.flow import flow
+from r2n2_jax.ops.gaussian import Gaussians, bell, covariance, local_transformation
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import inside, warp
 
@@ -64,8 +65,8 @@ class RegistrationStep(nn.Module):
     @nn.compact
     def __call__(self, look: Look, fixed: Array, moving: Array) -> tuple[Look, tuple[Gaussians, Array, Array]]:
         """The next look, and what it leaves behind: the local transformation, the warped image and its mask."""
-        gaussian, states = self._next_transformation(look, fixed)
         points = coordinates(fixed.shape[1:-1])
+        gaussian, states = self._next_transformation(look, fixed, points)
         local = jax.vmap(functools.partial(local_transformation, points))(
             gaussian.position, covariance(gaussian.variance, gaussian.rotation), gaussian.weight
         )
@@ -73,11 +74,11 @@ class RegistrationStep(nn.Module):
         warped = jax.vmap(warp)(moving, displacement)
         return Look(displacement, warped, states), (gaussian, warped, inside(points[None] + displacement))
 
-    def _next_transformation(self, look: Look, fixed: Array) -> tuple[Gaussians, tuple[Array, ...]]:
+    def _next_transformation(self, look: Look, fixed: Array, points: Array) -> tuple[Gaussians, tuple[Array, ...]]:
         """``g_theta``: features at three resolutions, a position from each, shape and weight from the coarsest."""
         c = self.config
         norm = c.norm == "instance"
-        grid = jnp.broadcast_to(coordinates(fixed.shape[1:-1])[None], (*fixed.shape[:-1], c.ndim))
+        grid = jnp.broadcast_to(points[None], (*fixed.shape[:-1], c.ndim))
         features = jnp.concatenate([fixed, look.warped, grid], axis=-1)
         features = activate(c.activation, NormalisedConv(c.channels[0], 7, 2, norm, name="stem")(features))
         states, positions, weights = [], [], []
@@ -92,7 +93,11 @@ class RegistrationStep(nn.Module):
         head = ParameterNetwork(
             c.hidden, c.sigma_max, c.sigma_min, c.sigma_is, c.output_gain, c.activation, norm, name="parameters"
         )
-        return Gaussians(_weighted_mean(positions, weights), *head(features)), tuple(states)
+        position = _weighted_mean(positions, weights)
+        variance, rotation, weight = head(features)
+        if c.flow:
+            weight += _flow_under(points, look, fixed, position, covariance(variance, rotation))
+        return Gaussians(position, variance, rotation, jnp.tanh(weight)), tuple(states)
 
 
 class R2N2(nn.Module):
@@ -151,6 +156,12 @@ def _first_look(config: ModelConfig, fixed: Array, moving: Array) -> Look:
         spatial = [-(-n // 2) for n in spatial]
         states.append(jnp.zeros((batch, *spatial, channels), fixed.dtype))
     return Look(jnp.zeros((*fixed.shape[:-1], config.ndim), fixed.dtype), moving, tuple(states))
+
+
+def _flow_under(points: Array, look: Look, fixed: Array, position: Array, covariance: Array) -> Array:
+    """``[B, d]``: what the images say of the motion under each pair's next Gaussian."""
+    window = jax.vmap(functools.partial(bell, points))(position, covariance)
+    return jax.vmap(flow)(fixed, look.warped, jnp.where(inside(points + look.displacement), window, 0.0))
 
 
 def _weighted_mean(positions: list[Array], weights: list[Array]) -> Array:

@@ -6,6 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from r2n2_jax.ops.matrix import inverse
+
 Array = jax.Array
 
 
@@ -75,6 +77,28 @@ def covariance(sigma: Array, rotation: Array) -> Array:
 
 
 @jax.jit
+def bell(points: Array, position: Array, covariance: Array) -> Array:
+    r"""The Gaussian of height one, :math:`\exp\!\left(-\tfrac12 (x - p)^T \Sigma^{-1} (x - p)\right)`, at any points.
+
+    Args:
+        points: ``[..., d]``, where to evaluate, of any batch shape.
+        position: ``[d]``, the centre ``p``.
+        covariance: ``[d, d]``, ``Sigma``.
+
+    Returns:
+        ``[...]``, in ``(0, 1]``.
+    """
+    dimension = points.shape[-1]
+    chex.assert_shape(position, (dimension,))
+    chex.assert_shape(covariance, (dimension, dimension))
+    precision = inverse(covariance)
+    # Component by component: XLA makes one loop over the pixels of it, where it would call a matrix product for an einsum.
+    offset = [points[..., i] - position[i] for i in range(dimension)]
+    exponent = sum(precision[i, j] * offset[i] * offset[j] for i in range(dimension) for j in range(dimension))
+    return jnp.exp(-0.5 * exponent)
+
+
+@jax.jit
 def local_transformation(points: Array, position: Array, covariance: Array, weight: Array) -> Array:
     r"""One Gaussian deformation (eq 8) at any points.
 
@@ -90,14 +114,9 @@ def local_transformation(points: Array, position: Array, covariance: Array, weig
         ``[..., d]``, the displacement at each point.
     """
     dimension = points.shape[-1]
-    chex.assert_shape([position, weight], (dimension,))
-    chex.assert_shape(covariance, (dimension, dimension))
-    inverse = _inverse(covariance)
-    # Component by component: XLA makes one loop over the pixels of it, where it would call a matrix product for an einsum.
-    offset = [points[..., i] - position[i] for i in range(dimension)]
-    exponent = sum(inverse[i, j] * offset[i] * offset[j] for i in range(dimension) for j in range(dimension))
-    height = jnp.exp(-0.5 * exponent)
-    return jnp.stack([weight[i] * height for i in range(dimension)], axis=-1)
+    chex.assert_shape(weight, (dimension,))
+    faded = bell(points, position, covariance)
+    return jnp.stack([weight[i] * faded for i in range(dimension)], axis=-1)
 
 
 @jax.jit
@@ -116,12 +135,3 @@ def displacement(gaussians: Gaussians, points: Array) -> Array:
         return total + local_transformation(points, one.position, covariance(one.variance, one.rotation), one.weight), None
 
     return jax.lax.scan(add, jnp.zeros_like(points), gaussians)[0]
-
-
-def _inverse(matrix: Array) -> Array:
-    """The inverse of one 2x2 or 3x3 matrix by its adjugate: a few products where LAPACK would cost a call at every step."""
-    if matrix.shape[-1] == 2:
-        (a, b), (c, d) = matrix
-        return jnp.array([[d, -b], [-c, a]]) / (a * d - b * c)
-    adjugate = jnp.stack([jnp.cross(matrix[i - 2], matrix[i - 1]) for i in range(3)], axis=-1)
-    return adjugate / jnp.dot(matrix[0], adjugate[:, 0])
