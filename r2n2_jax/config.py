@@ -36,8 +36,6 @@ class ModelConfig:
     """What eq 9's sigma is: a variance (to the letter) or a standard deviation (the authors' code)."""
     position_gain: float = 1.0
     """Factor on the features whose spatial softmax is the position: the same network, whose positions sharpen sooner."""
-    output_gain: float = 1.0
-    """Factor on what the parameter network's last layer answers: the same network, learnt in smaller steps."""
     flow: bool = False
     """Start each weight at what the images say of the motion under its Gaussian (Lucas and Kanade), and let the network answer
     with what to add; the paper's network answers with the whole."""
@@ -62,7 +60,6 @@ class ModelConfig:
             "hidden must be at least 1": self.hidden >= 1,
             "sigma_min must not be negative, and below sigma_max": 0 <= self.sigma_min < self.sigma_max,
             "position_gain must be positive": self.position_gain > 0,
-            "output_gain must be positive": self.output_gain > 0,
             "noise must not be negative": self.noise >= 0,
             "unroll must be at least 1": self.unroll >= 1,
         }
@@ -107,9 +104,6 @@ class OptimiserConfig:
     """Steps over which the rate rises from zero."""
     decay: Literal["constant", "cosine"] = "constant"
     """Keep the rate, or let it fall to a hundredth by the last step."""
-    full_rate_inputs: int = 0
-    """Layers of more inputs per output than this learn at a rate that falls as 1 / inputs (muP); 0: all at one rate, as in
-    the paper. An optimiser that moves every weight alike moves the output of a wide layer most."""
     clip: float = 1.0
     """Largest global norm of a gradient."""
     tv_weight: float = 0.1
@@ -119,7 +113,6 @@ class OptimiserConfig:
         checks = {
             "learning_rate must be positive": self.learning_rate > 0,
             "warmup must not be negative": self.warmup >= 0,
-            "full_rate_inputs must not be negative": self.full_rate_inputs >= 0,
             "clip must be positive": self.clip > 0,
             "tv_weight must not be negative": self.tv_weight >= 0,
         }

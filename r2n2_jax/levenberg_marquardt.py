@@ -2,8 +2,7 @@ r"""Instance refinement: the Gaussians of ONE pair as a nonlinear least-squares 
 
 The residuals are the image differences :math:`r(x) = M(x + f_\theta(x)) - F(x)` inside the moving image. With the image's slope
 :math:`\nabla M` at the warped points, every local transformation adds its own columns to the Jacobian, :math:`\nabla M \cdot
-\partial l / \partial\theta`: by forward-mode derivatives of one Gaussian at a time. The normal equations have ``T x 7``
-unknowns in 2D.
+\partial l / \partial\theta`: seven maps made of one Gaussian. The normal equations have ``T x 7`` unknowns in 2D.
 """
 
 import functools
@@ -11,12 +10,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
+import numpy as np
 
 from r2n2_jax.losses import pair_loss
-from r2n2_jax.ops.gaussian import Gaussians, covariance, displacement, local_transformation
-from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.gaussian import Gaussians, covariance, displacement
+from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.jacobian import determinant
 from r2n2_jax.ops.warp import inside, sample
 from r2n2_jax.transforms.gaussians import FreeGaussians, from_free, to_free
@@ -82,23 +81,23 @@ def refine(
     counted = jnp.ones(fixed.shape[:-1], bool) if mask is None else mask
     pixels = jnp.maximum(jnp.sum(counted), 1)
     first = _best_share(to_free(gaussians), lambda field: pair_loss(fixed, moving, field, tv_weight, mask), points)
-    start, unravel = jax.flatten_util.ravel_pytree(first)
+    start = _flat(first)
 
     def judge(free: FreeGaussians) -> tuple[Array, Array]:
         """The objective, and the smallest Jacobian determinant of the map."""
         field = displacement(from_free(free), points)
-        drift = jax.flatten_util.ravel_pytree(free)[0] - start
+        drift = _flat(free) - start
         return pair_loss(fixed, moving, field, tv_weight, mask) + prior * jnp.mean(drift**2), jnp.min(determinant(field))
 
     def step(state: _State, _: None) -> tuple[_State, Array]:
-        now = jax.flatten_util.ravel_pytree(state.free)[0]
-        residuals, jacobian = _linearised(fixed, moving, state.free, points, counted)
+        now = _flat(state.free)
+        residuals, rows = _linearised(fixed, moving, state.free, points, counted)
         weight = prior / start.size
-        normal = jacobian.T @ jacobian / pixels + weight * jnp.eye(start.size)
-        slope = jacobian.T @ residuals / pixels + weight * (now - start)
+        normal = rows @ rows.T / pixels + weight * jnp.eye(start.size)
+        slope = rows @ residuals / pixels + weight * (now - start)
         damped = normal + state.damping * (jnp.diag(jnp.diag(normal)) + 1e-6 * jnp.eye(start.size))
         change = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), slope)
-        trial = _bounded(unravel(now - change), first)
+        trial = _bounded(_unflat(now - change, first), first)
         loss, least = judge(trial)
         better = (loss < state.loss) & (least > jnp.minimum(state.least, _LEAST_DETERMINANT))
         free = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, state.free)
@@ -109,6 +108,18 @@ def refine(
     state = _State(first, *judge(first), jnp.asarray(_FIRST_DAMPING))
     last, losses = jax.lax.scan(step, state, None, length=iterations)
     return Refined(from_free(last.free), jnp.concatenate([state.loss[None], losses]))
+
+
+def _flat(free: FreeGaussians) -> Array:
+    """Free parameters as one vector: the first coordinate of all positions, then the second, and so on."""
+    return jnp.concatenate([part.T.ravel() for part in free])
+
+
+def _unflat(vector: Array, like: FreeGaussians) -> FreeGaussians:
+    """The inverse of ``_flat``."""
+    ends = np.cumsum([part.size for part in like])[:-1]
+    parts = zip(jnp.split(vector, ends), like, strict=True)
+    return FreeGaussians(*(part.reshape(old.shape[::-1]).T for part, old in parts))
 
 
 def _best_share(free: FreeGaussians, judge: Callable[[Array], Array], points: Array) -> FreeGaussians:
@@ -123,24 +134,62 @@ def _best_share(free: FreeGaussians, judge: Callable[[Array], Array], points: Ar
 
 
 def _linearised(fixed: Array, moving: Array, free: FreeGaussians, points: Array, counted: Array) -> tuple[Array, Array]:
-    """Residuals ``[pixels]`` and their Jacobian ``[pixels, T x 7]`` in the order of ``ravel_pytree``."""
-    d = points.shape[-1]
+    """Residuals ``[pixels]`` and their Jacobian, transposed, ``[7 x T, pixels]``, in the order of ``_flat``."""
     moved = points + displacement(from_free(free), points)
-    axes = jnp.eye(d)
-    value, slope = jax.vmap(
-        lambda axis: jax.jvp(functools.partial(sample, moving), (moved,), (jnp.broadcast_to(axis, moved.shape),)), out_axes=-1
-    )(axes)
+    value, slopes = _value_and_slopes(moving, moved)
     mask = inside(moved) & counted
-    slope = jnp.where(mask[..., None], slope[..., 0, :], 0.0)
-    residuals = jnp.where(mask, value[..., 0, 0] - fixed[..., 0], 0.0)
+    slopes = [jnp.where(mask, slope, 0.0) for slope in slopes]
+    residuals = jnp.where(mask, value - fixed[..., 0], 0.0)
+    bells = jax.vmap(_bell_of)(free)
+    # A loop, whose every turn leaves seven plain arrays: what XLA makes of one array stacked for all is ten times slower.
+    rows = jax.lax.map(lambda bell: _rows(slopes, bell, components(points)), bells)
+    return residuals.ravel(), jnp.concatenate(rows).reshape(-1, residuals.size)
 
-    def along(one: FreeGaussians) -> Array:
-        one = from_free(one)
-        local = local_transformation(points, one.position, covariance(one.variance, one.rotation), one.weight)
-        return sum(slope[..., i] * local[..., i] for i in range(d))
 
-    columns = jax.vmap(jax.jacfwd(along), out_axes=-2)(free)
-    return residuals.ravel(), jnp.concatenate([part.reshape(residuals.size, -1) for part in columns], axis=-1)
+def _value_and_slopes(image: Array, points: Array) -> tuple[Array, list[Array]]:
+    """The image ``[...]`` at the points, and its derivative along every component."""
+    along = functools.partial(jax.jvp, functools.partial(sample, image), (points,))
+    found = [along((jnp.broadcast_to(axis, points.shape),)) for axis in jnp.eye(points.shape[-1])]
+    return found[0][0][..., 0], [slope[..., 0] for _, slope in found]
+
+
+class _Bell(NamedTuple):
+    """One Gaussian as its derivatives need it: ``precision [d, d]`` and its derivative ``[d, d, k]`` in the shape's ``k`` numbers."""
+
+    position: Array
+    weight: Array
+    precision: Array
+    reshaped: Array
+
+
+def _bell_of(one: FreeGaussians) -> _Bell:
+    def precision(log_variance: Array, rotation: Array) -> Array:
+        return covariance(jnp.exp(-log_variance), rotation)
+
+    shape = (one.log_variance, one.rotation)
+    reshaped = jnp.concatenate(jax.jacfwd(precision, argnums=(0, 1))(*shape), axis=-1)
+    return _Bell(one.position, one.weight, precision(*shape), reshaped)
+
+
+def _rows(slopes: list[Array], bell: _Bell, points: list[Array]) -> list[Array]:
+    r"""What each parameter of one Gaussian does to the image, ``[*spatial]``, in the order of ``FreeGaussians``.
+
+    With :math:`o = x - p`, :math:`P = \Sigma^{-1}`, :math:`g = \exp(-\tfrac12 o^T P o)` and the image's slope :math:`s`:
+
+    .. math:: \partial_p = (s^T v)\,g\,P o, \qquad \partial_\theta = -\tfrac12 (s^T v)\,g\,o^T (\partial_\theta P)\,o, \qquad
+        \partial_v = g\,s
+    """
+    d = len(points)
+    offset = [points[i] - bell.position[i] for i in range(d)]
+    pulled = [sum(bell.precision[i, j] * offset[j] for j in range(d)) for i in range(d)]
+    height = jnp.exp(-0.5 * sum(o * pull for o, pull in zip(offset, pulled, strict=True)))
+    moved = height * sum(slope * bell.weight[i] for i, slope in enumerate(slopes))
+    squares = {(i, j): (1 if i == j else 2) * offset[i] * offset[j] for i in range(d) for j in range(i + 1)}
+    reshaped = [
+        -0.5 * moved * sum(bell.reshaped[i, j, k] * square for (i, j), square in squares.items())
+        for k in range(bell.reshaped.shape[-1])
+    ]
+    return [*(moved * pull for pull in pulled), *reshaped, *(height * slope for slope in slopes)]
 
 
 def _bounded(free: FreeGaussians, first: FreeGaussians) -> FreeGaussians:

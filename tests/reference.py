@@ -28,11 +28,24 @@ def convolve(x, kernel, bias=0.0, stride=1):
 class Reference:
     """g_theta and the recursion of eq 7. The keyword switches make the mistakes that the tests must notice."""
 
-    def __init__(self, params, *, activation="tanh", sigma_max=0.3, reset_late=False, warp_warped=False, skip=True, std=False):
+    def __init__(
+        self,
+        params,
+        *,
+        activation="tanh",
+        sigma_max=0.3,
+        std=False,
+        flow=False,
+        reset_late=False,
+        warp_warped=False,
+        skip=True,
+        unfaded=False,
+    ):
         self.p = params
         self.phi = np.tanh if activation == "tanh" else lambda x: np.where(x > 0, x, 0.01 * x)
         self.sigma_max = sigma_max
-        self.reset_late, self.warp_warped, self.skip, self.std = reset_late, warp_warped, skip, std
+        self.std, self.flow = std, flow
+        self.reset_late, self.warp_warped, self.skip, self.unfaded = reset_late, warp_warped, skip, unfaded
 
     def conv(self, p, x, stride=1):
         x = convolve(x, p["conv"]["kernel"], p["conv"]["bias"], stride)
@@ -77,7 +90,17 @@ class Reference:
         pooled = (left * right / right.sum((0, 1))).sum((0, 1))
         c = self.phi(pooled @ p["hidden"]["kernel"] + p["hidden"]["bias"]) @ p["output"]["kernel"] + p["output"]["bias"]
         sigma = logistic(c[:2]) * self.sigma_max
-        return (sigma**2 if self.std else sigma), logistic(c[4]) * np.pi, np.tanh(c[2:4])
+        return (sigma**2 if self.std else sigma), logistic(c[4]) * np.pi, c[2:4]
+
+    def flow_under(self, fixed, warped, field, window):
+        """The least squares for the shift v in F - W = window v . slope, damped, as a stack of all pixels' equations."""
+        gy, gx = np.meshgrid(*(np.linspace(-1, 1, n) for n in fixed.shape), indexing="ij")
+        seen = (np.abs(gx + field[..., 0]) <= 1) & (np.abs(gy + field[..., 1]) <= 1)
+        axes = [np.linspace(-1, 1, n) for n in fixed.shape]
+        slopes = np.stack(np.gradient((fixed + warped) / 2, *axes)[::-1], -1)
+        equations = (slopes * (seen * (1.0 if self.unfaded else window))[..., None]).reshape(-1, 2)
+        damping = 0.05 * (equations**2).sum() + 1e-3
+        return np.linalg.solve(equations.T @ equations + damping * np.eye(2), equations.T @ (fixed - warped).ravel())
 
     def step(self, fixed, moving, field, warped, states):
         """One look; returns the new field, warped image, states and the seven numbers."""
@@ -97,7 +120,9 @@ class Reference:
         rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         precision = np.linalg.inv(rotation @ np.diag(variance) @ rotation.T)
         offset = np.stack([gx - centre[0], gy - centre[1]], -1)
-        local = np.exp(-0.5 * np.einsum("...i,ij,...j->...", offset, precision, offset))[..., None] * v
+        window = np.exp(-0.5 * np.einsum("...i,ij,...j->...", offset, precision, offset))
+        v = np.tanh(v + self.flow_under(fixed, warped, field, window) if self.flow else v)
+        local = window[..., None] * v
         field = field + local
         warped = sample(warped, gx + local[..., 0], gy + local[..., 1]) if self.warp_warped else None
         if warped is None:

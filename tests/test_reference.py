@@ -49,6 +49,7 @@ def both(config, key, **mistakes):
     ours = apply(config, params, fixed[None], moving[None])
     plain = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)["step"]
     options = {"activation": config.activation, "sigma_max": config.sigma_max, "std": config.sigma_is == "std"}
+    options["flow"] = config.flow
     reference = Reference(plain, **options | mistakes)
     images = (np.asarray(image[..., 0], np.float64) for image in (fixed, moving))
     return ours, reference.sequence(*images, config.steps, config.channels[:-1])
@@ -57,6 +58,7 @@ def both(config, key, **mistakes):
 VARIANTS = {
     "paper": CONFIG,
     "authors": dataclasses.replace(CONFIG, activation="leaky_relu", norm="instance", sigma_is="std"),
+    "flow": dataclasses.replace(CONFIG, flow=True),
 }
 
 
@@ -74,9 +76,18 @@ def test_sequence_equals_numpy(variant, key):
         np.testing.assert_allclose(ours.gaussians.weight[t, 0], weight, atol=1e-5)
 
 
-@pytest.mark.parametrize("mistake", [{"reset_late": True}, {"warp_warped": True}, {"skip": False}])
-def test_mistakes_are_noticed(mistake, key):
-    ours, (field, _) = both(CONFIG, key, **mistake)
+@pytest.mark.parametrize(
+    ("variant", "mistake"),
+    [
+        ("paper", {"reset_late": True}),
+        ("paper", {"warp_warped": True}),
+        ("paper", {"skip": False}),
+        ("flow", {"flow": False}),
+        ("flow", {"unfaded": True}),
+    ],
+)
+def test_mistakes_are_noticed(variant, mistake, key):
+    ours, (field, _) = both(VARIANTS[variant], key, **mistake)
     assert np.abs(np.asarray(ours.displacement[0]) - field).max() > 1e-3
 
 

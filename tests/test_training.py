@@ -50,15 +50,6 @@ def test_sequence_loss_is_eq_6(key):
     np.testing.assert_allclose([terms["mse"], terms["tv"]], [errors[-1], tv], rtol=1e-5)
 
 
-def test_wide_layers_learn_slower():
-    weights = {"narrow": jnp.zeros((3, 3, 2, 5)), "wide": jnp.zeros((3, 3, 16, 5)), "bias": jnp.zeros(5)}
-    rates = {"narrow": 0.1, "wide": 0.1 * 18 / 144, "bias": 0.1}
-    optimiser = make_optimiser(OptimiserConfig(learning_rate=0.1, full_rate_inputs=18), 100)
-    updates, _ = optimiser.update(jax.tree.map(jnp.ones_like, weights), optimiser.init(weights), weights)
-    for name, rate in rates.items():
-        np.testing.assert_allclose(updates[name], -rate, rtol=1e-5)
-
-
 def test_the_optimiser_is_clipped_amsgrad():
     """Three steps by hand; the third gradient is small, where AMSGrad's maximum tells it from Adam."""
     optimiser = make_optimiser(OptimiserConfig(learning_rate=0.1), 100)

@@ -34,7 +34,6 @@ class ParameterNetwork(nn.Module):
         sigma_max: the largest extension of the shape.
         sigma_min: the smallest.
         sigma_is: whether ``sigma`` is the variance (eq 9 to the letter) or the standard deviation (the authors' code).
-        gain: factor on the last layer's answer.
         activation: of the convolution and the hidden layer.
         norm: instance norm after the convolutions.
     """
@@ -43,7 +42,6 @@ class ParameterNetwork(nn.Module):
     sigma_max: float = 0.3
     sigma_min: float = 0.0
     sigma_is: SigmaIs = "variance"
-    gain: float = 1.0
     activation: Activation = "tanh"
     norm: bool = False
 
@@ -59,7 +57,7 @@ class ParameterNetwork(nn.Module):
         pooled = activate(self.activation, nn.Dense(self.hidden, name="hidden")(pooled))
         zeros = nn.initializers.zeros_init()
         raw = nn.Dense(2 * d + d * (d - 1) // 2, kernel_init=zeros, name="output")(pooled)
-        sigma, weight, rotation = jnp.split(self.gain * raw, [d, 2 * d], axis=-1)
+        sigma, weight, rotation = jnp.split(raw, [d, 2 * d], axis=-1)
         sigma = self.sigma_min + nn.sigmoid(sigma) * (self.sigma_max - self.sigma_min)
         variance = sigma if self.sigma_is == "variance" else sigma**2
         # The logistic can underflow to zero, where the covariance has no inverse; no useful Gaussian is that narrow.

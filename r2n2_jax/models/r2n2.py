@@ -90,9 +90,7 @@ class RegistrationStep(nn.Module):
             states.append(state)
             positions.append(position)
             weights.append(weight)
-        head = ParameterNetwork(
-            c.hidden, c.sigma_max, c.sigma_min, c.sigma_is, c.output_gain, c.activation, norm, name="parameters"
-        )
+        head = ParameterNetwork(c.hidden, c.sigma_max, c.sigma_min, c.sigma_is, c.activation, norm, name="parameters")
         position = _weighted_mean(positions, weights)
         variance, rotation, weight = head(features)
         if c.flow:
@@ -161,7 +159,7 @@ def _first_look(config: ModelConfig, fixed: Array, moving: Array) -> Look:
 def _flow_under(points: Array, look: Look, fixed: Array, position: Array, covariance: Array) -> Array:
     """``[B, d]``: what the images say of the motion under each pair's next Gaussian."""
     window = jax.vmap(functools.partial(bell, points))(position, covariance)
-    return jax.vmap(flow)(fixed, look.warped, jnp.where(inside(points + look.displacement), window, 0.0))
+    return jax.vmap(flow)(fixed, look.warped, jnp.where(inside(points[None] + look.displacement), window, 0.0))
 
 
 def _weighted_mean(positions: list[Array], weights: list[Array]) -> Array:

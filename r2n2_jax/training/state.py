@@ -38,24 +38,8 @@ def make_optimiser(config: OptimiserConfig, steps: int) -> optax.GradientTransfo
     References:
         Reddi et al., On the convergence of Adam and beyond, ICLR 2018.
     """
-    parts = [optax.clip_by_global_norm(config.clip), optax.amsgrad(learning_rate(config, steps))]
-    if config.full_rate_inputs:
-        parts.append(slower_where_wide(config.full_rate_inputs))
-    chain = optax.chain(*parts)
+    chain = optax.chain(optax.clip_by_global_norm(config.clip), optax.amsgrad(learning_rate(config, steps)))
     return optax.apply_if_finite(chain, max_consecutive_errors=np.iinfo(np.int32).max)
-
-
-def slower_where_wide(inputs: int) -> optax.GradientTransformation:
-    """Scales the update of a kernel ``[..., in, out]`` of more than ``inputs`` inputs by ``inputs`` / its number of inputs.
-
-    References:
-        Yang et al., Tensor Programs V, 2022 (arXiv:2203.03466): the rule for the hidden layers under Adam.
-    """
-
-    def scale(updates: Any, _: Any = None) -> Any:
-        return jax.tree.map(lambda u: u * min(1.0, inputs / math.prod(u.shape[:-1])) if u.ndim > 1 else u, updates)
-
-    return optax.stateless(scale)
 
 
 def learning_rate(config: OptimiserConfig, steps: int) -> optax.Schedule:
