@@ -11,10 +11,11 @@ from r2n2_jax.data.series import fixed_frame as mean_position_frame
 from r2n2_jax.data.series import mean_intensity_frame, position_curve
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import Case
-from r2n2_jax.evaluation.correction_report import Corrected, write_fields, write_results
-from r2n2_jax.evaluation.metrics import concatenate, log_jacobian, measure
+from r2n2_jax.evaluation.correction_report import Corrected, write_fields, write_log_jacobians, write_results
+from r2n2_jax.evaluation.metrics import concatenate, measure
 from r2n2_jax.geometry import Geometry, to_px
 from r2n2_jax.landmarks import place_landmarks
+from r2n2_jax.mapped import mapped, release
 from r2n2_jax.recording import Recording
 from r2n2_jax.registration import Registrar, Registration
 
@@ -109,6 +110,7 @@ def _correct_slice(
 ) -> Corrected:
     frames, geometry = recording.frames[index], recording.geometries[index]
     fixed_frames = np.broadcast_to(frames[fixed], frames.shape)
+    warped = mapped(frames.shape)
     parts, done = [], 0
     for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, steps=options.steps, refine=options.refine):
         count = len(chunk.warped)
@@ -122,14 +124,19 @@ def _correct_slice(
             )
         if options.fields:
             write_fields(folder / "fields" / f"slice_{index}", chunk.displacement, geometry, done)
+        write_log_jacobians(folder / "log_jacobian" / f"slice_{index}", chunk.displacement, geometry, done)
+        warped[part] = chunk.warped
         parts.append(_summary(chunk, case, geometry))
         done += count
+        release(frames)
+        release(warped)
         bar.update(count)
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in ("warped", "log_jacobian", "largest", "mean")}
     return Corrected(
         fixed,
         position_curve(frames),
-        *joined.values(),
+        warped,
+        np.concatenate([part["largest"] for part in parts]),
+        np.concatenate([part["mean"] for part in parts]),
         concatenate([part["before"] for part in parts]),
         concatenate([part["after"] for part in parts]),
         [one for part in parts for one in part["parameters"]],
@@ -138,15 +145,13 @@ def _correct_slice(
 
 
 def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, Any]:
-    """What is kept of a chunk: everything but its fields."""
+    """The numbers that are kept of a chunk."""
     lengths = np.linalg.norm(to_px(chunk.displacement, geometry.shape) * np.asarray(geometry.spacing[:2]), axis=-1)
     one = [chunk.frame(t) for t in range(len(chunk.warped))]
     carried = None
     if case.fixed_landmarks is not None:
         carried = np.stack([pair.points(points) for pair, points in zip(one, case.fixed_landmarks, strict=True)])
     return {
-        "warped": chunk.warped,
-        "log_jacobian": log_jacobian(chunk.displacement),
         "largest": lengths.max(axis=(1, 2)),
         "mean": lengths.mean(axis=(1, 2)),
         "before": measure(case, np.zeros_like(chunk.displacement)),

@@ -6,7 +6,7 @@ Headers are read by pydicom; pixels by SimpleITK where a file holds one frame, b
 import datetime
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -14,11 +14,13 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
+from pydicom.pixels import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from r2n2_jax.errors import InputError
 from r2n2_jax.geometry import Geometry
 from r2n2_jax.io import read_image
+from r2n2_jax.mapped import mapped, release
 
 OrderBy = Literal["trigger-time", "acquisition-time", "temporal-position", "instance-number", "content-time"]
 
@@ -119,21 +121,31 @@ def read_dicom_series(paths: Iterable[Path], *, order_by: OrderBy | None = None)
 def read_dicom_pixels(frames: Iterable[DicomFrame]) -> np.ndarray:
     """The frames' pixels ``[T, H, W]`` float32: rescaled, bright where the picture is bright (MONOCHROME1 is turned over).
 
+    They are read one by one into a mapped array.
+
     Raises:
         InputError: where a file is truncated, or of a compression that cannot be read.
     """
-    parts = []
+    frames = list(frames)
+    width, height = frames[0].size
+    pixels = mapped((len(frames), height, width))
+    position = 0
     for path, members in itertools.groupby(frames, key=lambda frame: frame.path):
-        indices = [frame.index for frame in members]
-        if indices == [None]:
-            parts.append(read_image(path).pixels)
-        else:
-            whole = _read_multiframe(path)
-            parts += [whole[index] for index in indices]
-    return np.stack(parts)
+        for image in _read_frames(path, [frame.index for frame in members]):
+            pixels[position] = image
+            position += 1
+    release(pixels)
+    return pixels
 
 
-def write_dicom_series(folder: Path, slices: list[DicomSlice], pixels: list[np.ndarray], *, description: str) -> None:
+def write_dicom_series(
+    folder: Path,
+    slices: list[DicomSlice],
+    pixels: list[np.ndarray],
+    *,
+    description: str,
+    spacing: tuple[float, float] | None = None,
+) -> None:
     """Writes registered frames as a new series: the headers of the files they come from, with new identifiers.
 
     Args:
@@ -141,6 +153,7 @@ def write_dicom_series(folder: Path, slices: list[DicomSlice], pixels: list[np.n
         slices: where the frames come from.
         pixels: ``[T, H, W]`` a slice, in the units that ``read_dicom_pixels`` gives.
         description: what is added to the series' description.
+        spacing: millimetres along ``(x, y)``, in the place of the headers'.
     """
     series = generate_uid()
     found: dict[Path, list[tuple[DicomFrame, np.ndarray]]] = {}
@@ -152,6 +165,8 @@ def write_dicom_series(folder: Path, slices: list[DicomSlice], pixels: list[np.n
         stored = np.zeros((len(members), *members[0][1].shape), _stored_type(dataset))
         for frame, image in members:
             stored[frame.index or 0] = _to_stored(dataset, frame.index or 0, image)
+        if spacing is not None:
+            _set_spacing(dataset, spacing)
         for entry in _OF_OLD_PIXELS:
             if entry in dataset:
                 del dataset[entry]
@@ -167,6 +182,13 @@ def write_dicom_series(folder: Path, slices: list[DicomSlice], pixels: list[np.n
             dataset.save_as(folder / path.name, enforce_file_format=True)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(f"{path}: its header cannot be written again: {error}") from error
+
+
+def _set_spacing(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> None:
+    """In the header and in all functional groups that hold one."""
+    measured = [group for index in range(int(dataset.get("NumberOfFrames") or 1)) for group in _groups(dataset, index)]
+    for group in [dataset, *(group for group in measured if "PixelSpacing" in group)]:
+        group.PixelSpacing = [spacing[1], spacing[0]]
 
 
 def _is_dicom(path: Path) -> bool:
@@ -320,16 +342,21 @@ def _in_time(members: list[DicomFrame], key: OrderBy) -> DicomSlice:
     return DicomSlice(frames, geometry, times, key)
 
 
-def _read_multiframe(path: Path) -> np.ndarray:
+def _read_frames(path: Path, indices: list[int | None]) -> Iterator[np.ndarray]:
+    """The frames of one file, decoded one by one."""
+    if indices == [None]:
+        yield read_image(path).pixels
+        return
     try:
-        dataset = pydicom.dcmread(path)
-        pixels = dataset.pixel_array.astype(np.float32)
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        for index in indices:
+            pixels = pixel_array(path, index=index).astype(np.float32)
+            if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+                pixels = _turned_over(dataset, pixels)
+            slope, intercept = _rescale(dataset, index)
+            yield pixels * np.float32(slope) + np.float32(intercept)
     except (InvalidDicomError, ValueError, EOFError, AttributeError, RuntimeError, NotImplementedError) as error:
         raise InputError(f"{path}: its pixels cannot be read: {error}") from error
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        pixels = _turned_over(dataset, pixels)
-    slopes = np.array([_rescale(dataset, index) for index in range(len(pixels))], np.float32)
-    return pixels * slopes[:, 0, None, None] + slopes[:, 1, None, None]
 
 
 def _rescale(dataset: pydicom.Dataset, index: int) -> tuple[float, float]:

@@ -26,6 +26,7 @@ _SHARES = (1.0, 0.5, 0.25, 0.0)
 _FIRST_DAMPING, _LEAST_DAMPING = 1e-2, 1e-6
 _EASIER, _HARDER = 0.3, 4.0
 _VARIANCE = (1e-3, 1.0)
+_SHARPNESS, _SLIDE_BELOW, _BACK = 50.0, 0.2, 0.1
 _LEAST_DETERMINANT = 0.1  # of the map on the pixels' grid: above zero by what a finer grid may find in between
 
 
@@ -89,6 +90,9 @@ def refine(
         drift = _flat(free) - start
         return pair_loss(fixed, moving, field, tv_weight, mask) + prior * jnp.mean(drift**2), jnp.min(determinant(field))
 
+    def determinant_of(free: FreeGaussians) -> Array:
+        return determinant(displacement(from_free(free), points))
+
     def step(state: _State, _: None) -> tuple[_State, Array]:
         now = _flat(state.free)
         residuals, rows = _linearised(fixed, moving, state.free, points, counted)
@@ -96,8 +100,8 @@ def refine(
         normal = rows @ rows.T / pixels + weight * jnp.eye(start.size)
         slope = rows @ residuals / pixels + weight * (now - start)
         damped = normal + state.damping * (jnp.diag(jnp.diag(normal)) + 1e-6 * jnp.eye(start.size))
-        change = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), slope)
-        trial = _bounded(_unflat(now - change, first), first)
+        least, rise = jax.value_and_grad(lambda vector: _least(determinant_of(_unflat(vector, first))))(now)
+        trial = _bounded(_unflat(now + _along_the_fold(damped, -slope, least, rise), first), first)
         loss, least = judge(trial)
         better = (loss < state.loss) & (least > jnp.minimum(state.least, _LEAST_DETERMINANT))
         free = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, state.free)
@@ -108,6 +112,23 @@ def refine(
     state = _State(first, *judge(first), jnp.asarray(_FIRST_DAMPING))
     last, losses = jax.lax.scan(step, state, None, length=iterations)
     return Refined(from_free(last.free), jnp.concatenate([state.loss[None], losses]))
+
+
+def _least(determinants: Array) -> Array:
+    """The smallest of them, softened: its slope is that of all that are near the smallest."""
+    return jnp.sum(jax.nn.softmax(-_SHARPNESS * determinants.ravel()) * determinants.ravel())
+
+
+def _along_the_fold(matrix: Array, downhill: Array, least: Array, rise: Array) -> Array:
+    """The step that solves ``matrix @ step = downhill``; one that would bring the map near a fold slides along it instead.
+
+    To first order the smallest determinant becomes ``least + rise @ step``. Where that is too small, the step is the best of
+    those that keep it (one active constraint of a quadratic programme).
+    """
+    step, towards = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), jnp.stack([downhill, rise], axis=1)).T
+    missing = least + _BACK * jnp.maximum(_SLIDE_BELOW - least, 0.0) - (least + rise @ step)
+    missing = jnp.where(least + rise @ step < _SLIDE_BELOW, missing, 0.0)
+    return step + jnp.maximum(missing, 0.0) / (rise @ towards + 1e-12) * towards
 
 
 def _flat(free: FreeGaussians) -> Array:

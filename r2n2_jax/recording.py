@@ -1,6 +1,7 @@
 """A recording: every slice of an object over time, read from DICOM folders, numbered pictures or files with a time axis."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from r2n2_jax.dicom import OrderBy, find_dicom, read_dicom_pixels, read_dicom_se
 from r2n2_jax.errors import InputError
 from r2n2_jax.geometry import Geometry
 from r2n2_jax.io import Image, check_pixels, read_frames, read_image, write_image, write_picture
+from r2n2_jax.mapped import mapped, release
 
+Spacing = tuple[float, float]
 NUMBERED = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 
 
@@ -23,22 +26,25 @@ class Recording:
         frames: ``[T, H, W]`` float32 a slice.
         geometries: of one frame of each slice.
         order: what the frames' order in time was taken from.
-        times: seconds from the first frame, or None where they are not known.
+        times: seconds from the first frame, ``[T]`` a slice, or None where they are not known.
         spacing_known: False where the files hold none.
-        write: ``(folder, frames)``: writes frames of the same shapes in the recording's own format; returns what it wrote.
+        write: ``(folder, frames)``: writes frames of the same shapes in the recording's own format; returns what it wrote. With
+            the option ``spacing``, millimetres along ``(x, y)``, in the place of the recording's.
     """
 
     frames: list[np.ndarray]
     geometries: list[Geometry]
     order: str
-    times: np.ndarray | None
+    times: list[np.ndarray | None]
     spacing_known: bool
-    write: Callable[[Path, Sequence[np.ndarray]], Path]
+    write: Callable[..., Path]
 
-    def with_spacing(self, spacing: tuple[float, float]) -> "Recording":
+    def with_spacing(self, spacing: Spacing) -> "Recording":
         """The same with another spacing along ``(x, y)``, millimetres."""
         new = [one._replace(spacing=(*spacing, *one.spacing[2:])) for one in self.geometries]
-        return dataclasses.replace(self, geometries=new, spacing_known=True)
+        return dataclasses.replace(
+            self, geometries=new, spacing_known=True, write=functools.partial(self.write, spacing=spacing)
+        )
 
 
 def read_recording(path: Path, *, order_by: OrderBy | None = None) -> Recording:
@@ -65,13 +71,13 @@ def _from_dicom(path: Path, files: list[Path], order_by: OrderBy | None) -> Reco
     slices = read_dicom_series(files, order_by=order_by)
     frames = [_checked(read_dicom_pixels(one.frames), f"{path}, slice {index}") for index, one in enumerate(slices)]
 
-    def write(folder: Path, registered: Sequence[np.ndarray]) -> Path:
+    def write(folder: Path, registered: Sequence[np.ndarray], *, spacing: Spacing | None = None) -> Path:
         (folder / "warped").mkdir()
-        write_dicom_series(folder / "warped", slices, list(registered), description="registered")
+        write_dicom_series(folder / "warped", slices, list(registered), description="registered", spacing=spacing)
         return folder / "warped"
 
     known = slices[0].frames[0].spacing is not None
-    return Recording(frames, [one.geometry for one in slices], slices[0].order_by, slices[0].times, known, write)
+    return Recording(frames, [one.geometry for one in slices], slices[0].order_by, [one.times for one in slices], known, write)
 
 
 def _from_file(path: Path) -> Recording:
@@ -90,17 +96,18 @@ def _from_file(path: Path) -> Recording:
         size = (*whole.size[:2], 1)[:axes]
         geometries.append(Geometry(size, whole.spacing[:axes], origin, tuple(direction.ravel())))
 
-    def write(folder: Path, registered: Sequence[np.ndarray]) -> Path:
+    def write(folder: Path, registered: Sequence[np.ndarray], *, spacing: Spacing | None = None) -> Path:
         suffix = "".join(path.suffixes[-2:]) if path.name.lower().endswith(".nii.gz") else path.suffix
         target = folder / f"warped{suffix.lower()}"
-        write_image(target, np.stack(registered, axis=1), whole)
+        new = (*(spacing or whole.spacing[:2]), *whole.spacing[2:])
+        write_image(target, np.stack(registered, axis=1), whole._replace(spacing=new))
         return target
 
     # A time axis of spacing 1 is what a file without times is read with.
     interval = whole.spacing[-1]
     times = None if interval == 1.0 else interval * np.arange(len(pixels))
     split = [pixels[:, index] for index in range(pixels.shape[1])]
-    return Recording(split, geometries, "the file", times, _is_known(whole.spacing), write)
+    return Recording(split, geometries, "the file", [times] * len(split), _is_known(whole.spacing), write)
 
 
 def _from_pictures(path: Path) -> Recording:
@@ -116,23 +123,27 @@ def _from_pictures(path: Path) -> Recording:
         if twin is not None:
             raise InputError(f"{path}: {file.name} and {twin.name} are both frame {number}; every frame needs its own number")
     files.sort(key=lambda file: numbers[file])
-    images = [read_image(file) for file in files]
-    for file, image in zip(files, images, strict=True):
-        _check_like(files[0], images[0], file, image)
+    first = read_image(files[0])
+    frames, kinds = mapped((len(files), *first.pixels.shape)), []
+    for index, file in enumerate(files):
+        image = read_image(file)
+        _check_like(files[0], first, file, image)
+        frames[index] = image.pixels
+        kinds.append(image.kind)
+    release(frames)
     # Dots per inch, which some readers take for a spacing, say nothing of a body.
-    size = images[0].geometry.size
+    size = first.geometry.size
     geometry = Geometry(size, (1.0,) * len(size), (0.0,) * len(size), tuple(np.eye(len(size)).ravel()))
-    kinds = [image.kind for image in images]
 
-    def write(folder: Path, registered: Sequence[np.ndarray]) -> Path:
+    def write(folder: Path, registered: Sequence[np.ndarray], *, spacing: Spacing | None = None) -> Path:
+        placed = geometry if spacing is None else geometry._replace(spacing=spacing)
         (folder / "warped").mkdir()
         for file, kind, pixels in zip(files, kinds, registered[0], strict=True):
             lossless = ".png" if file.suffix.lower() in (".jpg", ".jpeg", ".bmp") else file.suffix
-            write_picture(folder / "warped" / f"{file.stem}{lossless}", pixels, kind, geometry)
+            write_picture(folder / "warped" / f"{file.stem}{lossless}", pixels, kind, placed)
         return folder / "warped"
 
-    frames = np.stack([image.pixels for image in images])
-    return Recording([frames], [geometry], "the numbers in the names", None, False, write)
+    return Recording([frames], [geometry], "the numbers in the names", [None], False, write)
 
 
 def _is_known(spacing: Sequence[float]) -> bool:
@@ -160,4 +171,5 @@ def _check_like(first_file: Path, first: Image, file: Path, image: Image) -> Non
 def _checked(frames: np.ndarray, name: str) -> np.ndarray:
     for index, frame in enumerate(frames):
         check_pixels(frame, f"{name}, frame {index}")
+    release(frames)
     return frames

@@ -19,7 +19,7 @@ LAYERS = [
     ("errors", "config", "version"),
     ("ops",),
     ("losses", "geometry", "models", "transforms"),
-    ("files",),
+    ("files", "mapped"),
     ("optimise", "levenberg_marquardt", "io", "landmarks"),
     ("dicom",),
     ("recording",),

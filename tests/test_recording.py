@@ -1,5 +1,8 @@
 """Recordings of every format come in at the right place and in the right order, and go out as they came."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pydicom
 import pytest
@@ -8,6 +11,7 @@ from dicom_files import stored_values, write_enhanced, write_series, write_singl
 from pydicom.uid import ExplicitVRBigEndian, generate_uid
 
 from r2n2_jax.errors import InputError
+from r2n2_jax.mapped import mapped, release
 from r2n2_jax.recording import read_recording
 
 FRAMES, SLICES = 5, 2
@@ -43,9 +47,9 @@ def test_dicom_frames_are_put_in_order(entries, drop, order, stored, tmp_path):
     assert recording.order == order
     assert recording.spacing_known
     if order == "trigger-time":
-        np.testing.assert_allclose(recording.times, 0.04 * np.arange(FRAMES))
+        np.testing.assert_allclose(recording.times[0], 0.04 * np.arange(FRAMES))
     if order == "acquisition-time":
-        np.testing.assert_allclose(recording.times, np.arange(FRAMES))
+        np.testing.assert_allclose(recording.times[0], np.arange(FRAMES))
 
 
 def backwards(t, s):
@@ -97,7 +101,7 @@ def test_a_file_of_several_frames(stored, tmp_path):
         read_recording(tmp_path)
     recording = read_recording(tmp_path, order_by="trigger-time")
     np.testing.assert_array_equal(recording.frames[0], stored[:, 0])
-    np.testing.assert_allclose(recording.times, 0.04 * np.arange(FRAMES))
+    np.testing.assert_allclose(recording.times[0], 0.04 * np.arange(FRAMES))
 
 
 def write_numbered(folder, stored, suffix=".png", name="frame_{}"):
@@ -133,7 +137,7 @@ def test_a_file_is_split_into_slices_that_lie_where_itk_has_them(suffix, stored,
     itk = sitk.ReadImage(str(tmp_path / f"a{suffix}"))
     for index, geometry in enumerate(recording.geometries):
         np.testing.assert_allclose(geometry.origin, itk.TransformIndexToPhysicalPoint((0, 0, index, 0))[:3], atol=1e-5)
-    np.testing.assert_allclose(recording.times, 0.04 * np.arange(FRAMES), rtol=1e-6)
+    np.testing.assert_allclose(recording.times[0], 0.04 * np.arange(FRAMES), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["dicom", "inverted", "enhanced", "png", "tif", "nii.gz", "mha", "nrrd", "2d+t"])
@@ -194,7 +198,7 @@ def test_times_with_a_time_zone_are_times(stored, tmp_path):
     write_series(tmp_path, stored, drop=("TriggerTime", "InstanceNumber"), **times)
     recording = read_recording(tmp_path)
     same(recording, stored)
-    np.testing.assert_allclose(recording.times, np.arange(FRAMES))
+    np.testing.assert_allclose(recording.times[0], np.arange(FRAMES))
 
 
 def test_enhanced_files_of_one_frame_each(stored, tmp_path):
@@ -390,3 +394,56 @@ def test_an_order_that_does_not_decide_is_refused(stored, tmp_path):
         read_recording(tmp_path / "pictures", order_by="trigger-time")
     with pytest.raises(InputError, match="no such file or folder"):
         read_recording(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["dicom", "enhanced", "nii.gz", "mha", "nrrd"])
+def test_a_spacing_that_was_set_is_written(kind, stored, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    if kind == "dicom":
+        write_series(source, stored)
+    elif kind == "enhanced":
+        write_enhanced(source / "a.dcm", stored[:, 0])
+    else:
+        source = source / f"a.{kind}"
+        write_4d(source, stored)
+    recording = read_recording(source).with_spacing((0.7, 1.3))
+    (tmp_path / "out").mkdir()
+    again = read_recording(recording.write(tmp_path / "out", recording.frames))
+    for geometry, old in zip(again.geometries, recording.geometries, strict=True):
+        np.testing.assert_allclose(geometry.spacing[:2], (0.7, 1.3), rtol=1e-6)
+        np.testing.assert_allclose(geometry.origin, old.origin, atol=1e-5)
+
+
+def test_every_slice_has_its_own_times(stored, tmp_path):
+    write_series(tmp_path, stored, TriggerTime=lambda t, s: 100.0 * s + 40.0 * (1 + s) * t, InstanceNumber=None)
+    recording = read_recording(tmp_path)
+    for number, times in enumerate(recording.times):
+        np.testing.assert_allclose(times, 0.04 * (1 + number) * np.arange(FRAMES), atol=1e-9)
+
+
+def test_a_mapped_array_is_an_array_that_can_be_let_go(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(300, 64, 64)).astype(np.float32)
+    array = mapped(values.shape)
+    np.testing.assert_array_equal(array, 0.0)
+    array[:] = values
+    release(array[3:, 1])  # of a view, the whole
+    np.testing.assert_array_equal(array, values)
+    release(values)  # not mapped: nothing happens
+    np.testing.assert_array_equal(array, values)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's account of memory")
+def test_what_is_let_go_takes_no_memory():
+    array = mapped((256, 128, 128))
+    array[:] = 1.0
+
+    def resident():
+        lines = Path("/proc/self/statm").read_text().split()
+        return int(lines[1]) * os.sysconf("SC_PAGESIZE")
+
+    before = resident()
+    release(array)
+    assert before - resident() > 0.9 * array.nbytes
+    assert array.sum() == array.size

@@ -4,6 +4,7 @@ Both are a function of the step: the batch of step ``t`` is the same whenever an
 """
 
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -24,6 +25,9 @@ Array = jax.Array
 # Far from any seed a user would choose, so that no training run ever meets a held-out phantom.
 _HELD_OUT_SEEDS = {"validation": 2_000_000_011, "test": 2_000_000_033}
 _HELD_OUT_AT_ONCE = 4
+
+# Threads that load and vary pairs, ahead of the training; the order of the batches does not depend on them.
+_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 # How much a pair of a series is varied: radians, the field of view's extent, half fields of view.
 _TURN, _ZOOM, _SHIFT = 0.25, (0.7, 1.1), 0.1
@@ -117,7 +121,7 @@ class SeriesSource:
             .random_map(_vary)
             .batch(self._config.training.batch, drop_remainder=True)
         )
-        yield from dataset[start:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8))
+        yield from dataset[start:].to_iter_dataset(grain.ReadOptions(num_threads=_WORKERS, prefetch_buffer_size=4 * _WORKERS))
 
     def examples(self, count: int) -> Examples:
         """See ``Source``."""

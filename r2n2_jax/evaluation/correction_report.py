@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from r2n2_jax.evaluation import figures, html
-from r2n2_jax.evaluation.metrics import Metrics
+from r2n2_jax.evaluation.metrics import Metrics, log_jacobian
 from r2n2_jax.files import write_json
 from r2n2_jax.geometry import Geometry, points_to_px
 from r2n2_jax.io import write_displacement, write_image
 from r2n2_jax.landmarks import landmark_names, write_landmarks
+from r2n2_jax.mapped import release
 from r2n2_jax.recording import Recording
 from r2n2_jax.registration import CONVENTION
 
@@ -24,7 +25,6 @@ class Corrected(NamedTuple):
         fixed: index of the fixed frame.
         position: ``[T]``, where in its motion each frame is.
         warped: ``[T, H, W]``, in the recording's own intensities.
-        log_jacobian: ``[T, H, W]``, natural logarithm of the local change of area from the fixed frame to each.
         largest_mm: ``[T]``, the longest displacement.
         mean_mm: ``[T]``, the mean one.
         before: measures of every frame against the fixed one.
@@ -36,7 +36,6 @@ class Corrected(NamedTuple):
     fixed: int
     position: np.ndarray
     warped: np.ndarray
-    log_jacobian: np.ndarray
     largest_mm: np.ndarray
     mean_mm: np.ndarray
     before: Metrics
@@ -52,14 +51,16 @@ def write_fields(folder: Path, fields: np.ndarray, geometry: Geometry, first: in
         write_displacement(folder / f"frame_{number:04d}.nii.gz", field, geometry)
 
 
+def write_log_jacobians(folder: Path, fields: np.ndarray, geometry: Geometry, first: int) -> None:
+    """Writes the logarithm of the local change of area under the same fields, an image a frame."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, one in enumerate(log_jacobian(fields), start=first):
+        write_image(folder / f"frame_{number:04d}.nii.gz", one, geometry)
+
+
 def write_results(recording: Recording, results: list[Corrected], folder: Path, landmarks: Path | None) -> None:
     """Writes everything but the fields; the points' names are those of the file ``landmarks``."""
     recording.write(folder, [one.warped for one in results])
-    (folder / "log_jacobian").mkdir()
-    for index, (one, geometry) in enumerate(zip(results, recording.geometries, strict=True)):
-        write_image(
-            folder / "log_jacobian" / f"slice_{index}.nii.gz", one.log_jacobian, _over_time(geometry, recording.times, one)
-        )
     described = [
         {
             "slice": index,
@@ -81,22 +82,10 @@ def write_results(recording: Recording, results: list[Corrected], folder: Path, 
     for index, (frames, one, geometry) in enumerate(zip(recording.frames, results, recording.geometries, strict=True)):
         gif = figures.animate_series(frames, one.warped, aspect=geometry.aspect)
         (folder / f"slice_{index}.gif").write_bytes(gif)
+        release(frames)
+        release(one.warped)
     page = html.document("Motion correction", _page(recording, results, folder))
     (folder / "report.html").write_text(page, encoding="utf-8")
-
-
-def _over_time(geometry: Geometry, times: np.ndarray | None, one: Corrected) -> Geometry:
-    """A slice's geometry with time as one more axis."""
-    axes = len(geometry.size)
-    direction = np.eye(axes + 1)
-    direction[:axes, :axes] = np.reshape(geometry.direction, (axes, axes))
-    interval = 1.0 if times is None else float(np.mean(np.diff(times)))
-    return Geometry(
-        (*geometry.size, len(one.warped)),
-        (*geometry.spacing, interval if interval > 0 else 1.0),
-        (*geometry.origin, 0.0),
-        tuple(direction.ravel()),
-    )
 
 
 def _write_frames(path: Path, recording: Recording, results: list[Corrected]) -> None:
@@ -107,7 +96,7 @@ def _write_frames(path: Path, recording: Recording, results: list[Corrected]) ->
         writer = csv.writer(file)
         writer.writerow(header)
         for index, one in enumerate(results):
-            columns = [None if recording.times is None else recording.times, one.position, one.before.mse, one.after.mse]
+            columns = [recording.times[index], one.position, one.before.mse, one.after.mse]
             columns += [one.before.ncc, one.after.ncc, one.after.folded, one.mean_mm, one.largest_mm]
             columns += [one.before.tre_mm, one.after.tre_mm]
             for frame in range(len(one.warped)):
@@ -155,5 +144,7 @@ def _page(recording: Recording, results: list[Corrected], folder: Path) -> Itera
             "masked MSE before": one.before.mse,
             "masked MSE after": one.after.mse,
         }
-        times, label = (recording.times, "seconds") if recording.times is not None else (np.arange(len(frames)), "frame")
+        times, label = recording.times[index], "seconds"
+        if times is None:
+            times, label = np.arange(len(frames)), "frame"
         yield html.figure(f"{name}, frame by frame", figures.draw_curves(times, curves, one.fixed, axis_label=label))

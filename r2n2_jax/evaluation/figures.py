@@ -19,7 +19,8 @@ from r2n2_jax.registration import Registration
 
 _ARROWS = 24
 _GIF_HEIGHT = 160
-_GIF_MILLISECONDS = 120
+_GIF_FRAMES, _GIF_MILLISECONDS = 150, 120
+_SAMPLE = 16
 
 
 def save_registration(path: Path, fixed: np.ndarray, moving: np.ndarray, result: Registration, *, aspect: float = 1.0) -> None:
@@ -155,25 +156,41 @@ def draw_convergence(levels: Sequence[np.ndarray]) -> Figure:
 
 
 def animate_series(frames: np.ndarray, warped: np.ndarray, *, aspect: float = 1.0) -> bytes:
-    """A GIF of a series, before registration on the left and after it on the right.
+    """A GIF of a series, before registration on the left and after it on the right; of a long one every second frame, or third.
 
     Args:
         frames: ``[T, H, W]``.
         warped: the same frames, registered.
         aspect: height of a pixel over its width.
     """
-    low, high = np.percentile(frames, [0.5, 99.5])
+    low, high = _window(frames)
     scale, gap = 255 / max(high - low, np.finfo(np.float32).tiny), np.full((frames.shape[1], 4), high, np.float32)
     zoom = max(1, round(_GIF_HEIGHT / (aspect * frames.shape[1])))
     size = (zoom * (2 * frames.shape[2] + 4), round(zoom * aspect * frames.shape[1]))
-    pictures = []
-    for before, after in zip(frames, warped, strict=True):
+    pictures, stride = [], -(-len(frames) // _GIF_FRAMES)
+    for before, after in zip(frames[::stride], warped[::stride], strict=True):
         both = np.concatenate([before, gap, after], axis=1)
         grey = np.clip(scale * (both - low), 0, 255).astype(np.uint8) & 0xFC  # 64 greys pack smaller than 256
         pictures.append(PIL.Image.fromarray(grey).resize(size, PIL.Image.Resampling.BILINEAR))
     buffer = io.BytesIO()
-    pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=_GIF_MILLISECONDS, loop=0)
+    pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=stride * _GIF_MILLISECONDS, loop=0)
     return buffer.getvalue()
+
+
+def _window(frames: np.ndarray) -> tuple[float, float]:
+    """The grey values between which a series is shown, from a few frames spread over it."""
+    low, high = np.percentile(frames[:: -(-len(frames) // _SAMPLE)], [0.5, 99.5])
+    return float(low), float(high)
+
+
+def _over_frames(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over time, frame by frame."""
+    first = frames[0].astype(np.float64)
+    total = squares = np.zeros_like(first)
+    for frame in frames:
+        total, squares = total + (frame - first), squares + (frame - first) ** 2
+    mean = total / len(frames)
+    return first + mean, np.sqrt(np.maximum(squares / len(frames) - mean**2, 0.0))
 
 
 def draw_curves(times: np.ndarray, curves: dict[str, np.ndarray], fixed: int, *, axis_label: str) -> Figure:
@@ -207,14 +224,16 @@ def draw_over_time(frames: np.ndarray, warped: np.ndarray, fixed: int, *, aspect
         aspect: height of a pixel over its width.
     """
     figure = Figure(figsize=(13, 2.9 * aspect * frames.shape[1] / frames.shape[2] + 0.3), layout="constrained")
-    low, high = np.percentile(frames, [0.5, 99.5])
-    most = max(float(np.percentile(frames.std(axis=0), 99.5)), np.finfo(np.float32).tiny)
+    low, high = _window(frames)
+    mean_before, deviation_before = _over_frames(frames)
+    mean_after, deviation_after = _over_frames(warped)
+    most = max(float(np.percentile(deviation_before, 99.5)), np.finfo(np.float32).tiny)
     pictures = (
         ("fixed frame", frames[fixed], False),
-        ("mean before", frames.mean(axis=0), False),
-        ("mean after", warped.mean(axis=0), False),
-        ("deviation before", frames.std(axis=0), True),
-        ("deviation after", warped.std(axis=0), True),
+        ("mean before", mean_before, False),
+        ("mean after", mean_after, False),
+        ("deviation before", deviation_before, True),
+        ("deviation after", deviation_after, True),
     )
     for axis, (title, image, spread) in zip(figure.subplots(1, len(pictures)), pictures, strict=True):
         limits = {"cmap": "magma", "vmin": 0, "vmax": most} if spread else {"cmap": "gray", "vmin": low, "vmax": high}
