@@ -133,8 +133,8 @@ def read_dicom_pixels(frames: Iterable[DicomFrame]) -> np.ndarray:
     for path, members in itertools.groupby(frames, key=lambda frame: frame.path):
         for image in _read_frames(path, [frame.index for frame in members]):
             pixels[position] = image
+            release(pixels)
             position += 1
-    release(pixels)
     return pixels
 
 
@@ -165,6 +165,7 @@ def write_dicom_series(
         stored = np.zeros((len(members), *members[0][1].shape), _stored_type(dataset))
         for frame, image in members:
             stored[frame.index or 0] = _to_stored(dataset, frame.index or 0, image)
+            release(image)
         if spacing is not None:
             _set_spacing(dataset, spacing)
         for entry in _OF_OLD_PIXELS:

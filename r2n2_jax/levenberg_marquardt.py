@@ -16,7 +16,6 @@ import numpy as np
 from r2n2_jax.losses import pair_loss
 from r2n2_jax.ops.gaussian import Gaussians, covariance, displacement
 from r2n2_jax.ops.grid import components, coordinates
-from r2n2_jax.ops.jacobian import determinant
 from r2n2_jax.ops.warp import inside, sample
 from r2n2_jax.transforms.gaussians import FreeGaussians, from_free, to_free
 
@@ -27,7 +26,7 @@ _FIRST_DAMPING, _LEAST_DAMPING = 1e-2, 1e-6
 _EASIER, _HARDER = 0.3, 4.0
 _VARIANCE = (1e-3, 1.0)
 _SHARPNESS, _SLIDE_BELOW, _BACK = 50.0, 0.2, 0.1
-_LEAST_DETERMINANT = 0.1  # of the map on the pixels' grid: above zero by what a finer grid may find in between
+_LEAST_DETERMINANT = 0.05  # above zero by what a finer grid may find in between
 
 
 class Refined(NamedTuple):
@@ -88,10 +87,11 @@ def refine(
         """The objective, and the smallest Jacobian determinant of the map."""
         field = displacement(from_free(free), points)
         drift = _flat(free) - start
-        return pair_loss(fixed, moving, field, tv_weight, mask) + prior * jnp.mean(drift**2), jnp.min(determinant(field))
+        return pair_loss(fixed, moving, field, tv_weight, mask) + prior * jnp.mean(drift**2), jnp.min(_determinants(free, points))
 
-    def determinant_of(free: FreeGaussians) -> Array:
-        return determinant(displacement(from_free(free), points))
+    def room(vector: Array) -> Array:
+        """How far the map is from a fold; a slope of it is needed, and every second pixel is enough."""
+        return _least(_determinants(_unflat(vector, first), coordinates(tuple(-(-n // 2) for n in counted.shape))))
 
     def step(state: _State, _: None) -> tuple[_State, Array]:
         now = _flat(state.free)
@@ -100,8 +100,8 @@ def refine(
         normal = rows @ rows.T / pixels + weight * jnp.eye(start.size)
         slope = rows @ residuals / pixels + weight * (now - start)
         damped = normal + state.damping * (jnp.diag(jnp.diag(normal)) + 1e-6 * jnp.eye(start.size))
-        least, rise = jax.value_and_grad(lambda vector: _least(determinant_of(_unflat(vector, first))))(now)
-        trial = _bounded(_unflat(now + _along_the_fold(damped, -slope, least, rise), first), first)
+        change = _along_the_fold(damped, -slope, *jax.value_and_grad(room)(now))
+        trial = _bounded(_unflat(now + change, first), first)
         loss, least = judge(trial)
         better = (loss < state.loss) & (least > jnp.minimum(state.least, _LEAST_DETERMINANT))
         free = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, state.free)
@@ -112,6 +112,14 @@ def refine(
     state = _State(first, *judge(first), jnp.asarray(_FIRST_DAMPING))
     last, losses = jax.lax.scan(step, state, None, length=iterations)
     return Refined(from_free(last.free), jnp.concatenate([state.loss[None], losses]))
+
+
+def _determinants(free: FreeGaussians, points: Array) -> Array:
+    """``det(I + df/dx)`` at the points themselves: differences between pixels would see a narrow fold too late."""
+    d = points.shape[-1]
+    field = functools.partial(displacement, from_free(free))
+    columns = [jax.jvp(field, (points,), (jnp.broadcast_to(axis, points.shape),))[1] for axis in jnp.eye(d)]
+    return jnp.linalg.det(jnp.stack(columns, axis=-1) + jnp.eye(d).reshape((1,) * (points.ndim - 1) + (d, d)))
 
 
 def _least(determinants: Array) -> Array:

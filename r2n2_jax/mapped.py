@@ -2,7 +2,7 @@
 
 import mmap
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -24,6 +24,13 @@ def mapped(shape: Sequence[int]) -> np.ndarray:
         file.flush()
         buffer = mmap.mmap(file.fileno(), shape[0] * len(row))
     return np.frombuffer(buffer, np.float32).reshape(shape)
+
+
+def rows(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Along the first axis, letting go of what has passed."""
+    for row in array:
+        yield row
+        release(array)
 
 
 def release(array: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from r2n2_jax.dicom import OrderBy, find_dicom, read_dicom_pixels, read_dicom_se
 from r2n2_jax.errors import InputError
 from r2n2_jax.geometry import Geometry
 from r2n2_jax.io import Image, check_pixels, read_frames, read_image, write_image, write_picture
-from r2n2_jax.mapped import mapped, release
+from r2n2_jax.mapped import mapped, release, rows
 
 Spacing = tuple[float, float]
 NUMBERED = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
@@ -129,8 +129,8 @@ def _from_pictures(path: Path) -> Recording:
         image = read_image(file)
         _check_like(files[0], first, file, image)
         frames[index] = image.pixels
+        release(frames)
         kinds.append(image.kind)
-    release(frames)
     # Dots per inch, which some readers take for a spacing, say nothing of a body.
     size = first.geometry.size
     geometry = Geometry(size, (1.0,) * len(size), (0.0,) * len(size), tuple(np.eye(len(size)).ravel()))
@@ -138,7 +138,7 @@ def _from_pictures(path: Path) -> Recording:
     def write(folder: Path, registered: Sequence[np.ndarray], *, spacing: Spacing | None = None) -> Path:
         placed = geometry if spacing is None else geometry._replace(spacing=spacing)
         (folder / "warped").mkdir()
-        for file, kind, pixels in zip(files, kinds, registered[0], strict=True):
+        for file, kind, pixels in zip(files, kinds, rows(registered[0]), strict=True):
             lossless = ".png" if file.suffix.lower() in (".jpg", ".jpeg", ".bmp") else file.suffix
             write_picture(folder / "warped" / f"{file.stem}{lossless}", pixels, kind, placed)
         return folder / "warped"
@@ -169,7 +169,6 @@ def _check_like(first_file: Path, first: Image, file: Path, image: Image) -> Non
 
 
 def _checked(frames: np.ndarray, name: str) -> np.ndarray:
-    for index, frame in enumerate(frames):
+    for index, frame in enumerate(rows(frames)):
         check_pixels(frame, f"{name}, frame {index}")
-    release(frames)
     return frames

@@ -8,11 +8,11 @@ from tqdm import tqdm
 
 from r2n2_jax.dicom import OrderBy, find_dicom
 from r2n2_jax.errors import InputError
-from r2n2_jax.mapped import release
+from r2n2_jax.mapped import rows
 from r2n2_jax.recording import NUMBERED, read_recording
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
-_PIXELS_AT_ONCE = 8192
+_VALUES_AT_ONCE = 1_000_000
 MASKS = "masks"  # a folder of this name among the patients holds their organs
 
 
@@ -131,12 +131,11 @@ def position_curve(frames: np.ndarray) -> np.ndarray:
     """
     flat = frames.reshape(len(frames), -1)
     # The T x T Gram matrix has the same scores as the pixels' covariance, and is small; it is summed up over the pixels.
-    gram = np.zeros((len(frames), len(frames)))
-    for start in range(0, flat.shape[1], _PIXELS_AT_ONCE):
-        some = flat[:, start : start + _PIXELS_AT_ONCE].astype(np.float64)
+    gram, width = np.zeros((len(frames), len(frames))), max(_VALUES_AT_ONCE // len(frames), 1)
+    for start in range(0, flat.shape[1], width):
+        some = np.stack([frame[start : start + width].astype(np.float64) for frame in rows(flat)])
         some -= some.mean(axis=0)
         gram += some @ some.T
-        release(frames)
     values, vectors = np.linalg.eigh(gram)
     if values[-1] <= 0:
         return np.zeros(len(frames))
@@ -151,6 +150,5 @@ def fixed_frame(frames: np.ndarray) -> int:
 
 def mean_intensity_frame(frames: np.ndarray) -> int:
     """The frame ``[T, *spatial]`` whose mean intensity is nearest the series', as the paper's authors choose it."""
-    means = np.array([frame.mean(dtype=np.float64) for frame in frames])
-    release(frames)
+    means = np.array([frame.mean(dtype=np.float64) for frame in rows(frames)])
     return int(np.argmin(np.abs(means - means.mean())))

@@ -1,7 +1,7 @@
 """Pictures of registrations, drawn by matplotlib without any global state."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from r2n2_jax.geometry import points_to_px, to_px
+from r2n2_jax.mapped import rows
 from r2n2_jax.ops.gaussian import Gaussians, displacement, rotation_matrix
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import warp
@@ -19,7 +20,7 @@ from r2n2_jax.registration import Registration
 
 _ARROWS = 24
 _GIF_HEIGHT = 160
-_GIF_FRAMES, _GIF_MILLISECONDS = 150, 120
+_GIF_FRAMES, _GIF_MILLISECONDS = 75, 120
 _SAMPLE = 16
 
 
@@ -167,13 +168,16 @@ def animate_series(frames: np.ndarray, warped: np.ndarray, *, aspect: float = 1.
     scale, gap = 255 / max(high - low, np.finfo(np.float32).tiny), np.full((frames.shape[1], 4), high, np.float32)
     zoom = max(1, round(_GIF_HEIGHT / (aspect * frames.shape[1])))
     size = (zoom * (2 * frames.shape[2] + 4), round(zoom * aspect * frames.shape[1]))
-    pictures, stride = [], -(-len(frames) // _GIF_FRAMES)
-    for before, after in zip(frames[::stride], warped[::stride], strict=True):
-        both = np.concatenate([before, gap, after], axis=1)
-        grey = np.clip(scale * (both - low), 0, 255).astype(np.uint8) & 0xFC  # 64 greys pack smaller than 256
-        pictures.append(PIL.Image.fromarray(grey).resize(size, PIL.Image.Resampling.BILINEAR))
-    buffer = io.BytesIO()
-    pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=stride * _GIF_MILLISECONDS, loop=0)
+    stride = -(-len(frames) // _GIF_FRAMES)
+
+    def pictures() -> Iterator[PIL.Image.Image]:
+        for before, after in zip(rows(frames[::stride]), rows(warped[::stride]), strict=True):
+            both = np.concatenate([before, gap, after], axis=1)
+            grey = np.clip(scale * (both - low), 0, 255).astype(np.uint8) & 0xFC  # 64 greys pack smaller than 256
+            yield PIL.Image.fromarray(grey).resize(size, PIL.Image.Resampling.BILINEAR)
+
+    buffer, shown = io.BytesIO(), pictures()
+    next(shown).save(buffer, format="GIF", save_all=True, append_images=shown, duration=stride * _GIF_MILLISECONDS, loop=0)
     return buffer.getvalue()
 
 
@@ -187,7 +191,7 @@ def _over_frames(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation over time, frame by frame."""
     first = frames[0].astype(np.float64)
     total = squares = np.zeros_like(first)
-    for frame in frames:
+    for frame in rows(frames):
         total, squares = total + (frame - first), squares + (frame - first) ** 2
     mean = total / len(frames)
     return first + mean, np.sqrt(np.maximum(squares / len(frames) - mean**2, 0.0))
