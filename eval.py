@@ -35,7 +35,8 @@ class Arguments:
     output: Path | None = None
     """Folder for the report; by default eval-phantom or eval-FOLDER inside the checkpoint's."""
     refine: int = 40
-    """Steps of instance refinement at the model's resolution; half as many follow at twice that, where images have it."""
+    """Steps of instance refinement at the model's resolution; half as many go before at half of it, and follow at twice that,
+    where images have it."""
     refined_steps: int | None = None
     """Local transformations that are refined; by default twice as many as in training."""
     baseline: Settings = dataclasses.field(default_factory=Settings)

@@ -32,7 +32,7 @@ class Options:
     """Local transformations a frame; by default as many as in training."""
     refine: int = 0
     """Steps of instance refinement: the transformations found are fitted to each frame alone, so many steps at the model's
-    resolution and half as many at twice that, where the images have it."""
+    resolution, half as many at half of it before and at twice that after, where the images have it."""
     fields: bool = True
     """Write the displacement fields."""
 

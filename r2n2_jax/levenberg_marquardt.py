@@ -25,7 +25,7 @@ _SHARES = (1.0, 0.5, 0.25, 0.0)
 _FIRST_DAMPING, _LEAST_DAMPING = 1e-2, 1e-6
 _EASIER, _HARDER = 0.3, 4.0
 _VARIANCE = (1e-3, 1.0)
-_SHARPNESS, _SLIDE_BELOW, _BACK = 50.0, 0.2, 0.1
+_SHARPNESS, _SLIDE_BELOW, _BACK = 30.0, 0.4, 0.1
 _LEAST_DETERMINANT = 0.05  # above zero by what a finer grid may find in between
 
 
@@ -131,12 +131,12 @@ def _along_the_fold(matrix: Array, downhill: Array, least: Array, rise: Array) -
     """The step that solves ``matrix @ step = downhill``; one that would bring the map near a fold slides along it instead.
 
     To first order the smallest determinant becomes ``least + rise @ step``. Where that is too small, the step is the best of
-    those that keep it (one active constraint of a quadratic programme).
+    those that keep it large enough (one active constraint of a quadratic programme), and a little of those that widen it.
     """
     step, towards = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), jnp.stack([downhill, rise], axis=1)).T
-    missing = least + _BACK * jnp.maximum(_SLIDE_BELOW - least, 0.0) - (least + rise @ step)
-    missing = jnp.where(least + rise @ step < _SLIDE_BELOW, missing, 0.0)
-    return step + jnp.maximum(missing, 0.0) / (rise @ towards + 1e-12) * towards
+    wanted = jnp.where(least < _SLIDE_BELOW, least + _BACK * (_SLIDE_BELOW - least), _SLIDE_BELOW)
+    missing = jnp.maximum(wanted - (least + rise @ step), 0.0)
+    return step + missing / (rise @ towards + 1e-12) * towards
 
 
 def _flat(free: FreeGaussians) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import BSpline
 
-from r2n2_jax.levenberg_marquardt import _flat, _linearised, _unflat, refine
+from r2n2_jax.levenberg_marquardt import _along_the_fold, _determinants, _flat, _linearised, _unflat, refine
 from r2n2_jax.losses import pair_loss
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
@@ -203,3 +203,35 @@ def test_refinement_never_folds(key):
     result = refine(fixed, moving, start, iterations=30, tv_weight=0.0, prior=0.0)
     assert float(result.losses[-1]) < 0.9 * float(result.losses[0])
     assert float(determinant(displacement(result.gaussians, coordinates((48, 48)))).min()) > 0.09
+
+
+def test_determinants_at_the_points_are_those_of_fine_differences():
+    points = coordinates(SHAPE)[3:-3:4, 3:-3:4]
+    step = 1e-3
+
+    def along(axis):
+        ahead, behind = (displacement(TRUE, points + jnp.broadcast_to(sign * step * jnp.eye(2)[axis], points.shape)) for sign in (1, -1))
+        return np.asarray(ahead - behind, np.float64) / (2 * step)
+
+    expected = np.linalg.det(np.stack([along(0), along(1)], axis=-1) + np.eye(2))
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(_determinants(to_free(TRUE), points), expected, atol=2e-3)
+
+
+def test_a_step_slides_along_a_fold():
+    """Against the closed form: off the fold the plain solution; at it, the minimum of the quadratic on the constraint."""
+    rng = np.random.default_rng(0)
+    root, downhill, rise = rng.normal(size=(5, 5)), rng.normal(size=5), rng.normal(size=5)
+    matrix = root @ root.T + np.eye(5)
+    plain = np.linalg.solve(matrix, downhill)
+    arguments = [jnp.asarray(array, jnp.float32) for array in (matrix, downhill)]
+    away = _along_the_fold(*arguments, jnp.asarray(1.0), jnp.asarray(0.1 * rise, jnp.float32))
+    np.testing.assert_allclose(away, plain, atol=1e-5)
+    # Over the step itself the smallest determinant would fall from 0.5 to far below 0.2.
+    steep = -rise * np.sign(rise @ plain) * 2.0 / abs(rise @ plain)
+    slid = np.asarray(_along_the_fold(*arguments, jnp.asarray(0.5), jnp.asarray(steep, jnp.float32)))
+    kept = 0.5 + steep @ slid
+    assert 0.5 + steep @ plain < 0.0 < kept < 0.5
+    # Lagrange: what is left of the slope is along the constraint.
+    left = matrix @ slid - downhill
+    np.testing.assert_allclose(left, steep * (left @ steep) / (steep @ steep), atol=1e-4)
