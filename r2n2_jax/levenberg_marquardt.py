@@ -87,7 +87,8 @@ def refine(
         """The objective, and the smallest Jacobian determinant of the map."""
         field = displacement(from_free(free), points)
         drift = _flat(free) - start
-        return pair_loss(fixed, moving, field, tv_weight, mask) + prior * jnp.mean(drift**2), jnp.min(_determinants(free, points))
+        loss = pair_loss(fixed, moving, field, tv_weight, mask) + prior * jnp.mean(drift**2)
+        return loss, jnp.min(_determinants(free, points))
 
     def room(vector: Array) -> Array:
         """How far the map is from a fold; a slope of it is needed, and every second pixel is enough."""
@@ -183,7 +184,7 @@ def _value_and_slopes(image: Array, points: Array) -> tuple[Array, list[Array]]:
 
 
 class _Bell(NamedTuple):
-    """One Gaussian as its derivatives need it: ``precision [d, d]`` and its derivative ``[d, d, k]`` in the shape's ``k`` numbers."""
+    """One Gaussian as its derivatives need it: ``precision [d, d]``, and that one's derivative in the shape's numbers."""
 
     position: Array
     weight: Array

@@ -1,8 +1,8 @@
 """The flow under a window against shifts that are known."""
 
 import jax
-import jax.test_util
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 
@@ -20,7 +20,7 @@ def texture(points):
 
 
 def moved_pair(shape, shift):
-    """A moving image, the fixed one that a Gaussian field of that weight at the centre makes of it, and the Gaussian's height."""
+    """A moving image, the fixed one that a Gaussian field of that weight makes of it, and the Gaussian's height."""
     points = coordinates(shape)
     d = len(shape)
     shape_of_it = jnp.zeros(d), WIDTH * jnp.eye(d)
@@ -32,7 +32,7 @@ def moved_pair(shape, shift):
 def test_a_small_motion_is_found(shape, shift):
     fixed, moving, window = moved_pair(shape, shift)
     found = flow(fixed, moving, window)
-    # A damping of a twentieth of the trace shortens every component to 1 / (1 + d / 20) where slopes are even, as they nearly are.
+    # A damping of a twentieth of the trace shortens all components to 1 / (1 + d / 20) where slopes are even; nearly so here.
     d = len(shape)
     np.testing.assert_allclose(found, np.array(shift) / (1 + d / 20), rtol=0.25)
     assert np.linalg.norm(found) < np.linalg.norm(shift)

@@ -210,7 +210,8 @@ def test_determinants_at_the_points_are_those_of_fine_differences():
     step = 1e-3
 
     def along(axis):
-        ahead, behind = (displacement(TRUE, points + jnp.broadcast_to(sign * step * jnp.eye(2)[axis], points.shape)) for sign in (1, -1))
+        offset = jnp.broadcast_to(step * jnp.eye(2)[axis], points.shape)
+        ahead, behind = displacement(TRUE, points + offset), displacement(TRUE, points - offset)
         return np.asarray(ahead - behind, np.float64) / (2 * step)
 
     expected = np.linalg.det(np.stack([along(0), along(1)], axis=-1) + np.eye(2))

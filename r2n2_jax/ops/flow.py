@@ -21,8 +21,8 @@ def flow(fixed: Array, warped: Array, window: Array) -> Array:
 
     .. math:: v = (A + \mu I)^{-1} b, \qquad A = \sum_x w^2 g g^T, \qquad b = \sum_x w\,(F - W)\,g
 
-    with the mean slope :math:`g` of both images, which makes the step right to second order (Benhimane and Malis, 2004), and a
-    damping :math:`\mu` of a twentieth of :math:`\mathrm{tr} A`, which keeps ``v`` small along directions the images do not show.
+    with the mean slope :math:`g` of both images, which makes the step right to second order (Benhimane and Malis, 2004), and
+    a damping :math:`\mu` of a twentieth of :math:`\mathrm{tr} A`, which keeps ``v`` small where the images show no slope.
 
     Args:
         fixed: ``[*spatial, 1]``, standardised.

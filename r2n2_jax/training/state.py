@@ -1,6 +1,5 @@
 """What training carries from step to step."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
