@@ -15,6 +15,7 @@ import SimpleITK as sitk
 
 from r2n2_jax.errors import InputError
 from r2n2_jax.geometry import Geometry, to_physical_mm
+from r2n2_jax.mapped import mapped, release
 
 
 class Image(NamedTuple):
@@ -60,15 +61,17 @@ def read_frames(path: Path) -> tuple[np.ndarray, Geometry]:
     """Reads a 2D+t file: axes x, y, slice, frame, or x, y, frame.
 
     Returns:
-        ``[frames, slices, H, W]`` float32, and the file's geometry with time as its last axis.
+        ``[frames, slices, H, W]`` float32, mapped, and the file's geometry with time as its last axis.
 
     Raises:
         InputError: where the file is missing, not an image, not 2D+t, has fewer than two frames, or bad pixels.
     """
-    pixels, geometry = _read_2d_t(path)
-    pixels = pixels.astype(np.float32)
+    stored, geometry = _read_2d_t(path)
+    pixels = mapped(stored.shape)
     for frame, slice_ in np.ndindex(pixels.shape[:2]):
+        pixels[frame, slice_] = stored[frame, slice_]
         check_pixels(pixels[frame, slice_], f"{path} (slice {slice_}, frame {frame})")
+        release(pixels)
     return pixels, geometry
 
 
