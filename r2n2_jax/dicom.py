@@ -6,7 +6,7 @@ Headers are read by pydicom; pixels by SimpleITK where a file holds one frame, b
 import datetime
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -118,7 +118,7 @@ def read_dicom_series(paths: Iterable[Path], *, order_by: OrderBy | None = None)
     return [_in_time(members, chosen) for members in slices]
 
 
-def read_dicom_pixels(frames: Iterable[DicomFrame]) -> np.ndarray:
+def read_dicom_pixels(frames: Sequence[DicomFrame]) -> np.ndarray:
     """The frames' pixels ``[T, H, W]`` float32: rescaled, bright where the picture is bright (MONOCHROME1 is turned over).
 
     They are read one by one into a mapped array.
@@ -126,7 +126,6 @@ def read_dicom_pixels(frames: Iterable[DicomFrame]) -> np.ndarray:
     Raises:
         InputError: where a file is truncated, or of a compression that cannot be read.
     """
-    frames = list(frames)
     width, height = frames[0].size
     pixels = mapped((len(frames), height, width))
     position = 0
