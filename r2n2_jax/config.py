@@ -82,6 +82,8 @@ class PhantomConfig:
     """Largest standard deviation of the blur, normalised units; 0.008 is a pixel at 256²."""
     density: bool = True
     """Let the lung's signal follow its density, 1 / det J of the motion."""
+    variety: float = 0.0
+    """Share of the training pairs that are made into something else: turned, zoomed, moved at random, of another contrast."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -90,6 +92,7 @@ class PhantomConfig:
             "noise must not be negative": self.noise >= 0,
             "bias must be in [0, 1)": 0 <= self.bias < 1,
             "blur must not be negative": self.blur >= 0,
+            "variety must be in [0, 1]": 0 <= self.variety <= 1,
         }
         _require("phantom", checks)
 

@@ -2,7 +2,9 @@ r"""Instance refinement: the Gaussians of ONE pair as a nonlinear least-squares 
 
 The residuals are the image differences :math:`r(x) = M(x + f_\theta(x)) - F(x)` inside the moving image. With the image's slope
 :math:`\nabla M` at the warped points, every local transformation adds its own columns to the Jacobian, :math:`\nabla M \cdot
-\partial l / \partial\theta`: seven maps made of one Gaussian. The normal equations have ``T x 7`` unknowns in 2D.
+\partial l / \partial\theta`: seven maps made of one Gaussian. The normal equations have ``T x 7`` unknowns in 2D. The total
+variation enters them as a sum of squares whose weights are those of the last step (lagged diffusivity; Vogel and Oman, SIAM
+Journal on Scientific Computing 17(1), 1996).
 """
 
 import functools
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r2n2_jax.losses import pair_loss
-from r2n2_jax.ops.gaussian import Gaussians, covariance, displacement
+from r2n2_jax.ops.gaussian import Gaussians, covariance, displacement, displacement_and_determinant
 from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.warp import inside, sample
 from r2n2_jax.transforms.gaussians import FreeGaussians, from_free, to_free
@@ -22,8 +24,11 @@ from r2n2_jax.transforms.gaussians import FreeGaussians, from_free, to_free
 Array = jax.Array
 
 _SHARES = (1.0, 0.5, 0.25, 0.0)
-_FIRST_DAMPING, _LEAST_DAMPING = 1e-2, 1e-6
-_EASIER, _HARDER = 0.3, 4.0
+_FIRST_DAMPING, _LEAST_DAMPING = 0.1, 1e-6
+_LADDER = (0.2, 1.0, 5.0)  # of the last damping: a trial costs a tenth of the normal equations it solves
+_HARDER = 4.0
+# The field is smooth, so few pixels show how it rises; rises below the floor, a slope of an eighth, count as squares.
+_TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = 17, 256, 1e-3
 _VARIANCE = (1e-3, 1.0)
 _SHARPNESS, _SLIDE_BELOW, _BACK = 30.0, 0.4, 0.1
 _LEAST_DETERMINANT = 0.05  # above zero by what a finer grid may find in between
@@ -56,14 +61,14 @@ def refine(
     *,
     mask: Array | None = None,
     iterations: int = 20,
-    tv_weight: float = 0.01,
+    tv_weight: float = 0.05,
     prior: float = 1e-3,
 ) -> Refined:
     r"""Lowers masked MSE + ``tv_weight`` * TV by moving, reshaping and reweighting the given Gaussians.
 
     It starts from that share of the given weights (all, half, a quarter, none) that matches best: by its objective the result
-    is never worse than no registration. A step is taken only where it lowers the objective and brings the map near no fold;
-    otherwise the damping grows.
+    is never worse than no registration. Every step tries three dampings and takes the best of those that lower the objective
+    and bring the map near no fold; where there is none, the damping grows.
 
     Args:
         fixed: ``[*spatial, 1]``, standardised.
@@ -71,7 +76,7 @@ def refine(
         gaussians: where to start, fields ``[T, ...]``.
         mask: ``[*spatial]`` bool, the fixed image's pixels that count; by default all.
         iterations: steps.
-        tv_weight: weight of the isotropic total variation in the objective that accepts or refuses a step.
+        tv_weight: weight of the isotropic total variation.
         prior: weight of the squared distance from the start, which keeps Gaussians that no pixel holds from wandering.
 
     Returns:
@@ -85,42 +90,41 @@ def refine(
 
     def judge(free: FreeGaussians) -> tuple[Array, Array]:
         """The objective, and the smallest Jacobian determinant of the map."""
-        field = displacement(from_free(free), points)
+        field, determinants = displacement_and_determinant(from_free(free), points)
         drift = _flat(free) - start
-        loss = pair_loss(fixed, moving, field, tv_weight, mask) + prior * jnp.mean(drift**2)
-        return loss, jnp.min(_determinants(free, points))
+        return pair_loss(fixed, moving, field, tv_weight, mask) + prior * jnp.mean(drift**2), jnp.min(determinants)
 
     def room(vector: Array) -> Array:
         """How far the map is from a fold; a slope of it is needed, and every second pixel is enough."""
-        return _least(_determinants(_unflat(vector, first), coordinates(tuple(-(-n // 2) for n in counted.shape))))
+        every_second = coordinates(tuple(-(-n // 2) for n in counted.shape))
+        return _least(displacement_and_determinant(from_free(_unflat(vector, first)), every_second)[1])
 
     def step(state: _State, _: None) -> tuple[_State, Array]:
         now = _flat(state.free)
         residuals, rows = _linearised(fixed, moving, state.free, points, counted)
+        tv_normal, tv_slope = _total_variation(state.free)
         weight = prior / start.size
-        normal = rows @ rows.T / pixels + weight * jnp.eye(start.size)
-        slope = rows @ residuals / pixels + weight * (now - start)
-        damped = normal + state.damping * (jnp.diag(jnp.diag(normal)) + 1e-6 * jnp.eye(start.size))
-        change = _along_the_fold(damped, -slope, *jax.value_and_grad(room)(now))
-        trial = _bounded(_unflat(now + change, first), first)
-        loss, least = judge(trial)
-        better = (loss < state.loss) & (least > jnp.minimum(state.least, _LEAST_DETERMINANT))
-        free = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, state.free)
-        damping = jnp.maximum(state.damping * jnp.where(better, _EASIER, _HARDER), _LEAST_DAMPING)
-        new = _State(free, jnp.where(better, loss, state.loss), jnp.where(better, least, state.least), damping)
+        normal = rows @ rows.T / pixels + tv_weight * tv_normal + weight * jnp.eye(start.size)
+        slope = rows @ residuals / pixels + tv_weight * tv_slope + weight * (now - start)
+        shape = jnp.diag(jnp.diag(normal)) + 1e-6 * jnp.eye(start.size)
+        to_fold = jax.value_and_grad(room)(now)
+
+        def attempt(damping: Array) -> _State:
+            change = _along_the_fold(normal + damping * shape, -slope, *to_fold)
+            trial = _bounded(_unflat(now + change, first), first)
+            loss, least = judge(trial)
+            allowed = least > jnp.minimum(state.least, _LEAST_DETERMINANT)
+            return _State(trial, jnp.where(allowed, loss, jnp.inf), least, damping)
+
+        trials = jax.lax.map(attempt, jnp.maximum(state.damping * jnp.asarray(_LADDER), _LEAST_DAMPING))
+        best = jax.tree.map(lambda each: each[jnp.nanargmin(trials.loss)], trials)
+        kept = state._replace(damping=state.damping * _HARDER)
+        new = jax.tree.map(lambda new, old: jnp.where(best.loss < state.loss, new, old), best, kept)
         return new, new.loss
 
     state = _State(first, *judge(first), jnp.asarray(_FIRST_DAMPING))
     last, losses = jax.lax.scan(step, state, None, length=iterations)
     return Refined(from_free(last.free), jnp.concatenate([state.loss[None], losses]))
-
-
-def _determinants(free: FreeGaussians, points: Array) -> Array:
-    """``det(I + df/dx)`` at the points themselves: differences between pixels would see a narrow fold too late."""
-    d = points.shape[-1]
-    field = functools.partial(displacement, from_free(free))
-    columns = [jax.jvp(field, (points,), (jnp.broadcast_to(axis, points.shape),))[1] for axis in jnp.eye(d)]
-    return jnp.linalg.det(jnp.stack(columns, axis=-1) + jnp.eye(d).reshape((1,) * (points.ndim - 1) + (d, d)))
 
 
 def _least(determinants: Array) -> Array:
@@ -174,6 +178,30 @@ def _linearised(fixed: Array, moving: Array, free: FreeGaussians, points: Array,
     # A loop, whose every turn leaves seven plain arrays: what XLA makes of one array stacked for all is ten times slower.
     rows = jax.lax.map(lambda bell: _rows(slopes, bell, components(points)), bells)
     return residuals.ravel(), jnp.concatenate(rows).reshape(-1, residuals.size)
+
+
+def _total_variation(free: FreeGaussians) -> tuple[Array, Array]:
+    """Half the curvature ``[7 T, 7 T]`` and half the slope ``[7 T]`` of the isotropic TV, with its weights held fixed."""
+    d = free.position.shape[-1]
+    points = coordinates((_TV_PIXELS,) * d)
+    bells = jax.vmap(_bell_of)(free)
+    unit = [[jnp.full(points.shape[:-1], float(i == j)) for j in range(d)] for i in range(d)]
+    rows = [jnp.concatenate(jax.lax.map(lambda bell, u=u: _rows(u, bell, components(points)), bells)) for u in unit]
+    rises = jnp.concatenate([_rises(row, d) for row in rows], axis=-2)
+    now = jnp.concatenate([_rises(part, d) for part in components(displacement(from_free(free), points))], axis=-2)
+    length = jnp.sqrt(jnp.sum(now**2, axis=-2, keepdims=True) + _TV_FLOOR**2)
+    weighted = (rises / (2 * length.size * length[None])).reshape(len(rises), -1)
+    return weighted @ rises.reshape(len(rises), -1).T, weighted @ now.ravel()
+
+
+def _rises(maps: Array, d: int) -> Array:
+    """Forward differences ``[..., d, pixels]`` of maps ``[..., *spatial]`` along their axes, as on the reference grid."""
+    scale = (maps.shape[-1] - 1) / (_TV_REFERENCE - 1)
+    rises = []
+    for axis in range(-d, 0):
+        others = tuple(slice(None) if k == axis else slice(-1) for k in range(-d, 0))
+        rises.append(jnp.diff(maps, axis=axis)[(..., *others)].reshape(*maps.shape[:-d], -1))
+    return scale * jnp.stack(rises, axis=-2)
 
 
 def _value_and_slopes(image: Array, points: Array) -> tuple[Array, list[Array]]:

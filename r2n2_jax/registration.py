@@ -163,8 +163,8 @@ class Registrar:
             fixed: an array ``[*spatial]`` of any size and intensity range, or a SimpleITK image.
             moving: the same; an array must have the fixed one's shape.
             steps: local transformations; by default as many as in training.
-            refine: Levenberg-Marquardt steps on them, for this pair alone: so many at the model's resolution, half as many at
-                half of it before, and as many at twice that after, where the images have it.
+            refine: Levenberg-Marquardt steps on them, for this pair alone: so many at the model's resolution, then half as many
+                at twice that, where the images have it.
             mask: ``[*spatial]`` bool, the fixed image's pixels that refinement looks at; by default all.
 
         Raises:
@@ -338,13 +338,8 @@ def propose(params: Any, model: ModelConfig, fixed: Array, moving: Array, *, ste
 def _refine_by_levels(
     gaussians: Gaussians, model: ModelConfig, fixed: Array, moving: Array, mask: Array | None, *, iterations: int
 ) -> Gaussians:
-    """Instance refinement at the model's resolution; half as many steps at half of it before, and at twice that after.
-
-    The coarse level catches what is far away; the fine one is left out where the images do not have it.
-    """
+    """Instance refinement at the model's resolution, and half as many steps at twice that where the images have it."""
     levels = [(model.resolution, iterations)]
-    if iterations > 1:
-        levels.insert(0, (model.resolution // 2, iterations // 2))
     if min(fixed.shape[1:]) >= 2 * model.resolution and iterations > 1:
         levels.append((2 * model.resolution, iterations // 2))
     for resolution, steps in levels:
@@ -358,8 +353,10 @@ def _refine_by_levels(
 def _refined(
     gaussians: Gaussians, fixed: Array, moving: Array, mask: Array | None, *, shape: tuple[int, ...], iterations: int
 ) -> Gaussians:
-    each = jax.vmap(functools.partial(refine_pair, mask=mask, iterations=iterations))
-    return each(_prepare(fixed, shape), _prepare(moving, shape), gaussians).gaussians
+    # On a CPU one pair after the other: one pair's Jacobian stays in the cache, those of a batch do not.
+    at_once = 1 if jax.default_backend() == "cpu" else len(fixed)
+    pairs = (_prepare(fixed, shape), _prepare(moving, shape), gaussians)
+    return jax.lax.map(lambda pair: refine_pair(*pair, mask=mask, iterations=iterations).gaussians, pairs, batch_size=at_once)
 
 
 def _prepare(images: Array, shape: tuple[int, ...]) -> Array:

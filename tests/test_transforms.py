@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy.interpolate import BSpline
 
-from r2n2_jax.levenberg_marquardt import _along_the_fold, _determinants, _flat, _linearised, _unflat, refine
+from r2n2_jax.levenberg_marquardt import _along_the_fold, _flat, _linearised, _total_variation, _unflat, refine
 from r2n2_jax.losses import pair_loss
-from r2n2_jax.ops.gaussian import Gaussians, displacement
+from r2n2_jax.ops.gaussian import Gaussians, displacement, displacement_and_determinant
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import standardise
 from r2n2_jax.ops.jacobian import determinant
+from r2n2_jax.ops.regularisers import isotropic_tv
 from r2n2_jax.ops.warp import sample
 from r2n2_jax.optimise import Settings, fit
 from r2n2_jax.transforms.bspline import basis, bspline, intervals
@@ -146,6 +147,43 @@ def test_the_jacobian_of_the_refinement_is_that_of_the_residuals():
     np.testing.assert_allclose(rows.T.reshape(*SHAPE, -1)[inner].reshape(expected.shape), expected, atol=1e-4)
 
 
+def test_the_slope_of_the_total_variation_is_that_of_the_total_variation():
+    """Half of it; its curvature is the Gauss-Newton one of the same weighted squares."""
+    free = jax.tree.map(lambda value: value + 0.01, to_free(TRUE))
+    points = coordinates((17, 17))
+
+    def field(vector):
+        return displacement(from_free(_unflat(vector, free)), points)
+
+    def variation(vector):
+        down, right = (16 / 255 * jnp.diff(field(vector), axis=axis) for axis in (0, 1))
+        squared = jnp.sum(down[:, :-1] ** 2 + right[:-1] ** 2, axis=-1)
+        return jnp.mean(jnp.sqrt(squared + 1e-6))
+
+    normal, slope = _total_variation(free)
+    np.testing.assert_allclose(slope, 0.5 * jax.grad(variation)(_flat(free)), rtol=1e-3, atol=1e-7)
+    # Along the weights the field is linear, so that there the curvature is that of the squares, to be had by differences.
+    weights = np.zeros(slope.size, bool)
+    weights[-4:] = True
+    step = np.where(weights, np.random.default_rng(0).normal(size=slope.size), 0.0).astype(np.float32)
+    moved = field(_flat(free) + step) - field(_flat(free))
+    down, right = (16 / 255 * jnp.diff(moved, axis=axis) for axis in (0, 1))
+    down_now, right_now = (16 / 255 * jnp.diff(field(_flat(free)), axis=axis) for axis in (0, 1))
+    length = jnp.sqrt(jnp.sum(down_now[:, :-1] ** 2 + right_now[:-1] ** 2, axis=-1) + 1e-6)
+    expected = jnp.mean(jnp.sum(down[:, :-1] ** 2 + right[:-1] ** 2, axis=-1) / length)
+    np.testing.assert_allclose(step @ normal @ step, 0.5 * expected, rtol=1e-3)
+
+
+def test_a_larger_weight_of_the_total_variation_smooths():
+    fixed, moving = (standardise(image[..., None]) for image in known_pair((48, 48)))
+    start = TRUE._replace(weight=0.5 * TRUE.weight)
+    rough, smooth = (
+        isotropic_tv(displacement(refine(fixed, moving, start, tv_weight=weight).gaussians, coordinates((48, 48))))
+        for weight in (0.0, 100.0)
+    )
+    assert smooth < 0.7 * rough
+
+
 def test_refinement_brings_gaussians_that_are_near_to_the_truth():
     shape = (64, 64)
     fixed, moving = (standardise(image[..., None]) for image in known_pair(shape))
@@ -216,7 +254,19 @@ def test_determinants_at_the_points_are_those_of_fine_differences():
 
     expected = np.linalg.det(np.stack([along(0), along(1)], axis=-1) + np.eye(2))
     assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(_determinants(to_free(TRUE), points), expected, atol=2e-3)
+    field, found = displacement_and_determinant(TRUE, points)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    np.testing.assert_allclose(field, displacement(TRUE, points), atol=1e-6)
+
+
+def test_determinants_in_3d_are_those_of_the_derivative(key):
+    position, variance, rotation, weight = (jax.random.uniform(k, (4, 3)) for k in jax.random.split(key, 4))
+    gaussians = Gaussians(position - 0.5, 0.1 + variance, rotation, 0.5 * weight)
+    points = coordinates((3, 4, 5))
+    derivative = jax.vmap(jax.jacfwd(lambda point: displacement(gaussians, point)))(points.reshape(-1, 3))
+    expected = np.linalg.det(np.eye(3) + np.asarray(derivative, np.float64)).reshape(3, 4, 5)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(displacement_and_determinant(gaussians, points)[1], expected, atol=1e-4)
 
 
 def test_a_step_slides_along_a_fold():

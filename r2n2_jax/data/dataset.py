@@ -18,6 +18,7 @@ from r2n2_jax.config import Config, PhantomConfig
 from r2n2_jax.data.phantom import Pair, sample_batch
 from r2n2_jax.data.series import Series
 from r2n2_jax.data.splits import Split
+from r2n2_jax.data.variety import vary
 from r2n2_jax.ops.intensity import prepare, standardise
 
 Array = jax.Array
@@ -85,7 +86,14 @@ class PhantomSource:
         keys = jax.random.split(key, -(-size // 2))
         pairs = sample_batch(keys, self._config.phantom, (self._config.model.resolution,) * 2)
         first, second = (jax.vmap(standardise)(images) for images in (pairs.fixed, pairs.moving))
-        return Batch(jnp.concatenate([first, second])[:size], jnp.concatenate([second, first])[:size])
+        batch = Batch(jnp.concatenate([first, second])[:size], jnp.concatenate([second, first])[:size])
+        varied = round(self._config.phantom.variety * size)
+        if varied == 0:
+            return batch
+        # Pairs from both halves: as many of one direction as of the other.
+        chosen = np.linspace(0, size - 1, varied).round().astype(int)
+        others = _varied(jax.random.split(jax.random.fold_in(key, 1), varied), *(images[chosen] for images in batch))
+        return Batch(*(images.at[chosen].set(other) for images, other in zip(batch, others, strict=True)))
 
     def examples(self, count: int) -> Examples:
         """See ``Source``."""
@@ -197,3 +205,4 @@ def _vary(pair: Batch, random: np.random.Generator) -> Batch:
 
 
 _standardise = jax.jit(jax.vmap(standardise))
+_varied = jax.jit(jax.vmap(vary))

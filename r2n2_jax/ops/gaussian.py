@@ -6,7 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from r2n2_jax.ops.matrix import inverse
+from r2n2_jax.ops.grid import components
+from r2n2_jax.ops.matrix import determinant, inverse
 
 Array = jax.Array
 
@@ -138,3 +139,36 @@ def displacement(gaussians: Gaussians, points: Array) -> Array:
 
     nothing = [jnp.zeros(points.shape[:-1], points.dtype)] * points.shape[-1]
     return jnp.stack(jax.lax.scan(add, nothing, gaussians)[0], axis=-1)
+
+
+@jax.jit
+def displacement_and_determinant(gaussians: Gaussians, points: Array) -> tuple[Array, Array]:
+    r"""The field of ``displacement``, and ``det(I + df/dx)`` at the same points, exact where differences of pixels are not.
+
+    With :math:`o = x - p`, one local transformation adds :math:`\partial l / \partial x = -l(x)\,(\Sigma^{-1} o)^T`.
+
+    Args:
+        gaussians: fields with one leading axis ``T``.
+        points: ``[..., d]``.
+
+    Returns:
+        ``[..., d]`` and ``[...]``; the map ``x -> x + f(x)`` folds where the second is not positive.
+    """
+    d = points.shape[-1]
+    at = components(points)
+
+    def add(totals: tuple[list[Array], list[list[Array]]], one: Gaussians) -> tuple[tuple, None]:
+        field, slopes = totals
+        precision = inverse(covariance(one.variance, one.rotation))
+        offset = [at[i] - one.position[i] for i in range(d)]
+        pulled = [sum(precision[i, j] * offset[j] for j in range(d)) for i in range(d)]
+        height = jnp.exp(-0.5 * sum(o * pull for o, pull in zip(offset, pulled, strict=True)))
+        steep = [height * pull for pull in pulled]
+        field = [total + one.weight[i] * height for i, total in enumerate(field)]
+        slopes = [[total - one.weight[i] * steep[j] for j, total in enumerate(row)] for i, row in enumerate(slopes)]
+        return (field, slopes), None
+
+    zero = jnp.zeros(points.shape[:-1], points.dtype)
+    identity = [[zero + float(i == j) for j in range(d)] for i in range(d)]
+    (field, slopes), _ = jax.lax.scan(add, ([zero] * d, identity), gaussians)
+    return jnp.stack(field, axis=-1), determinant(slopes)

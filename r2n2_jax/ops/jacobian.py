@@ -4,6 +4,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from r2n2_jax.ops import matrix
+from r2n2_jax.ops.grid import components
+
 Array = jax.Array
 
 
@@ -25,5 +28,5 @@ def determinant(displacement: Array) -> Array:
     d = len(shape)
     chex.assert_axis_dimension(displacement, -1, d)
     steps = [2.0 / (n - 1) for n in shape]
-    rows = [jnp.stack(jnp.gradient(displacement[..., i], *steps), axis=-1)[..., ::-1] for i in range(d)]
-    return jnp.linalg.det(jnp.stack(rows, axis=-2) + jnp.eye(d).reshape((1,) * d + (d, d)))
+    rows = [jnp.gradient(part, *steps)[::-1] for part in components(displacement)]
+    return matrix.determinant([[slope + float(i == j) for j, slope in enumerate(row)] for i, row in enumerate(rows)])

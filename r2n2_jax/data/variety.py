@@ -1,0 +1,82 @@
+"""Phantom pairs made into pairs of anything, for ONE pair ``[H, W, 1]`` float32: what a network must see to work on images of
+other organs than the phantom's. Pure, on device; no landmark or exact field goes with them.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from r2n2_jax.ops.gaussian import Gaussians, displacement
+from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.intensity import standardise
+from r2n2_jax.ops.warp import sample
+
+Array = jax.Array
+
+_ZOOM, _SHIFT = (0.4, 1.1), 0.3
+_BUMPS, _DEVIATION, _STEEPNESS = 6, (0.08, 0.4), 0.35
+_KNOTS = 7
+_NOISE = 0.05
+
+
+def vary(key: Array, fixed: Array, moving: Array) -> tuple[Array, Array]:
+    """Turns, mirrors, zooms and shifts both images alike, adds a random smooth motion, and redraws the contrast.
+
+    Half of the pairs keep the phantom's own motion beneath the random one; the others are one frame under the random one alone.
+    Half keep their contrast; in the others a random curve replaces every intensity, alike in both images.
+
+    Args:
+        key: decides everything.
+        fixed: ``[H, W, 1]``, any range.
+        moving: the same shape.
+
+    Returns:
+        both, standardised.
+    """
+    key_view, key_motion, key_frame, key_contrast, key_noise = jax.random.split(key, 5)
+    points = coordinates(fixed.shape[:-1])
+    view = _random_view(key_view)
+    behind = jnp.where(jax.random.bernoulli(key_frame), moving, fixed)
+    field = displacement(_random_bumps(key_motion), points)
+    pair = jnp.stack([_look(fixed, view(points)), _look(behind, view(points + field))])
+    pair = _recoloured(key_contrast, pair)
+    pair = pair + _NOISE * jax.random.normal(key_noise, pair.shape)
+    return standardise(pair[0]), standardise(pair[1])
+
+
+def _random_view(key: Array):
+    """A random similarity of the plane, as a function of points."""
+    turn, mirror, zoom, shift = jax.random.split(key, 4)
+    angle = jax.random.uniform(turn, maxval=2 * jnp.pi)
+    flip = jnp.where(jax.random.bernoulli(mirror), 1.0, -1.0)
+    scale = jnp.exp(jax.random.uniform(zoom, minval=jnp.log(_ZOOM[0]), maxval=jnp.log(_ZOOM[1])))
+    rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
+    matrix = scale * rotation * jnp.stack([flip, jnp.ones(())])
+    centre = jax.random.uniform(shift, (2,), minval=-_SHIFT, maxval=_SHIFT)
+    return lambda points: points @ matrix.T + centre
+
+
+def _random_bumps(key: Array) -> Gaussians:
+    """A few Gaussians, each too flat to fold; their common size is anything between nearly none and the largest."""
+    place, size, turn, push, all_ = jax.random.split(key, 5)
+    deviation = jnp.exp(jax.random.uniform(size, (_BUMPS, 2), minval=jnp.log(_DEVIATION[0]), maxval=jnp.log(_DEVIATION[1])))
+    weight = jax.random.normal(push, (_BUMPS, 2)) * jnp.min(deviation, axis=1, keepdims=True)
+    return Gaussians(
+        position=jax.random.uniform(place, (_BUMPS, 2), minval=-0.9, maxval=0.9),
+        variance=deviation**2,
+        rotation=jax.random.uniform(turn, (_BUMPS, 1), maxval=jnp.pi),
+        weight=_STEEPNESS * jax.random.uniform(all_) * weight,
+    )
+
+
+def _look(image: Array, points: Array) -> Array:
+    """The image at the points; beyond its border the border's pixels go on."""
+    return sample(image, jnp.clip(points, -1.0, 1.0))
+
+
+def _recoloured(key: Array, pair: Array) -> Array:
+    """Standardised, in half of the cases under a random curve that need not rise."""
+    use, curve = jax.random.split(key)
+    mean, deviation = jnp.mean(pair), jnp.std(pair) + 1e-6
+    plain = (pair - mean) / deviation
+    turned = jnp.interp(plain, jnp.linspace(-2.0, 2.0, _KNOTS), jax.random.normal(curve, (_KNOTS,)))
+    return jnp.where(jax.random.bernoulli(use), turned, plain)
