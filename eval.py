@@ -7,7 +7,9 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from r2n2_jax import pretrained
 from r2n2_jax.command_line import announce_device, parse, run
+from r2n2_jax.correction import Options
 from r2n2_jax.data.patients import FRAMES
 from r2n2_jax.data.series import find_patients, read_series
 from r2n2_jax.data.splits import unseen_patients
@@ -25,20 +27,19 @@ from r2n2_jax.registration import load
 class Arguments:
     """What ``eval.py`` is told."""
 
-    checkpoint: Path
-    """The --workdir of a training run; its best step is judged."""
+    checkpoint: Path = Path(pretrained.NAME)
+    """The --workdir of a training run, whose best step is judged; by default the weights that come with the package."""
     data: Path | None = None
     """Folder of patients, as for train.py; those that the run has learnt from are left out. Landmarks are read from
     PATIENT.csv in it, organs from masks/PATIENT.nii.gz. Without it the phantom's test set."""
     order_by: OrderBy | None = None
     """Of DICOM series: the entry that orders the frames, where more than one or none does."""
     output: Path | None = None
-    """Folder for the report; by default eval-phantom or eval-FOLDER inside the checkpoint's."""
-    refine: int = 40
-    """Steps of instance refinement at the model's resolution; half as many go before at half of it, and follow at twice that,
-    where images have it."""
+    """Folder for the report; by default eval-phantom or eval-FOLDER, inside the checkpoint's where it is a run's."""
+    refine: int = Options.refine
+    """Steps of instance refinement at the model's resolution; half as many follow at twice that, where images have it."""
     refined_steps: int | None = None
-    """Local transformations that are refined; by default twice as many as in training."""
+    """Local transformations that are refined; by default as many as in training, and twelve at least."""
     baseline: Settings = dataclasses.field(default_factory=Settings)
     """The B-spline's optimiser; the defaults are the paper's."""
     spacing: float = 8.0
@@ -75,12 +76,13 @@ def main() -> None:
         series = read_series(files, order_by=arguments.order_by, progress=True)
         name, cases = arguments.data.resolve().name, series_cases(series, arguments.data)
         print(f"{len(files)} unseen patients: {', '.join(files)}")
-    output = arguments.output or arguments.checkpoint / f"eval-{name}"
+    shipped = str(arguments.checkpoint) == pretrained.NAME
+    output = arguments.output or (Path() if shipped else arguments.checkpoint) / f"eval-{name}"
     output.mkdir(parents=True, exist_ok=True)
     methods = [
         identity(),
         network(registrar),
-        network(registrar, refine=arguments.refine, steps=arguments.refined_steps or 2 * registrar.config.model.steps),
+        network(registrar, refine=arguments.refine, steps=arguments.refined_steps or max(12, registrar.config.model.steps)),
         bspline_method(arguments.baseline, spacing=arguments.spacing),
     ]
     print_tables(evaluate(registrar, methods, cases, output), f"{name}, unseen pairs")

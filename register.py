@@ -1,4 +1,4 @@
-"""Registers two images, ``python register.py --checkpoint DIR --fixed A --moving B --output OUT``, or all frames of a series.
+"""Registers two images, ``python register.py --fixed A --moving B --output OUT``, or all frames of a series.
 
 The series, ``--series FOLDER_OR_FILE``, is a DICOM folder, numbered pictures, or a file with a time axis.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from r2n2_jax import pretrained
 from r2n2_jax.command_line import announce_device, parse, run
 from r2n2_jax.correction import Options, correct
 from r2n2_jax.dicom import OrderBy
@@ -28,8 +29,8 @@ from r2n2_jax.registration import Registrar, load
 class Arguments(Options):
     """What ``register.py`` is told."""
 
-    checkpoint: Path = dataclasses.field(kw_only=True)
-    """The --workdir of a training run; its best step registers."""
+    checkpoint: Path = Path(pretrained.NAME)
+    """The --workdir of a training run, whose best step registers; by default the weights that come with the package."""
     output: Path = dataclasses.field(kw_only=True)
     """A new folder for everything that is written."""
     fixed: Path | None = None
@@ -103,7 +104,7 @@ def _series(arguments: Arguments) -> None:
     if worse > 0.5:
         print(
             f"{100 * worse:.0f} % of the frames match worse than before: the network does not know this kind of motion. "
-            "Train on series like this one (train.py --data), or add --refine 20, and look at the report."
+            "Refine its answer (--refine 15), train on series like this one (train.py --data), and look at the report."
         )
 
 

@@ -21,6 +21,7 @@ from r2n2_jax.evaluation.report import evaluate
 from r2n2_jax.evaluation.tables import print_tables
 from r2n2_jax.registration import load
 from r2n2_jax.training.loop import claim, train
+from r2n2_jax.training.state import fits
 
 _TEST_PAIRS = 64
 
@@ -33,6 +34,8 @@ class Arguments:
     """Folder of the run: checkpoints, curves, results. The same command on the same folder goes on where it stopped."""
     data: Path | None = None
     """Folder of patients: 2D+t files, or folders of DICOM series or numbered pictures. Without it the built-in phantom."""
+    init: Path | None = None
+    """Weights to start from: the --workdir of another run, or "pretrained" for those that come with the package."""
     order_by: OrderBy | None = None
     """Of DICOM series: the entry that orders the frames, where more than one or none does."""
     preset: Literal["small", "paper"] = "small"
@@ -44,21 +47,26 @@ def main() -> None:
     """Trains, then registers unseen pairs and says how well."""
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     chosen.add_argument("--preset", default="small")
+    chosen.add_argument("--init")
     try:
-        preset = chosen.parse_known_args()[0].preset
+        early = chosen.parse_known_args()[0]
     except argparse.ArgumentError:
-        preset = None
-    preset = preset if preset in PRESETS else "small"  # an unknown or missing one is the parser's to refuse
-    default = Arguments(tyro.MISSING, None, None, preset, PRESETS[preset])
-    arguments = parse(Arguments, default=default, description=__doc__)
+        early = argparse.Namespace(preset=None, init=None)
+    preset = early.preset if early.preset in PRESETS else "small"  # an unknown or missing one is the parser's to refuse
+    init = None if early.init is None else load(early.init)
+    config = PRESETS[preset] if init is None else dataclasses.replace(PRESETS[preset], model=init.config.model)
+    arguments = parse(Arguments, default=Arguments(tyro.MISSING, preset=preset, config=config), description=__doc__)
     workdir, config = arguments.workdir, arguments.config
+    if init is not None and not fits(init.params, config):
+        raise InputError(f"--init {arguments.init}: weights of another architecture; leave its --model settings as they are")
 
     if config.model.ndim != 2:
         raise InputError(f"--model.ndim {config.model.ndim}: the phantom and the series are 2D; train with 2")
     patients = None if arguments.data is None else find_patients(arguments.data)
     splits = None if patients is None else split_patients(patients, config.training.seed)
     series = None if patients is None else read_series(patients, order_by=arguments.order_by, progress=True)
-    claim(workdir, config, "phantom" if arguments.data is None else str(arguments.data.resolve()))
+    source_name = "phantom" if arguments.data is None else str(arguments.data.resolve())
+    claim(workdir, config, source_name, None if arguments.init is None else str(arguments.init))
     announce_device()
     source: Source = PhantomSource(config)
     if series is not None:
@@ -70,7 +78,7 @@ def main() -> None:
         cases = series_cases(test or validation, arguments.data)
         print(describe_series(series))
         print(f"{len(patients)} patients: " + ", ".join(f"{len(members)} {split}" for split, members in splits.items()))
-    train(config, workdir, source)
+    train(config, workdir, source, params=None if init is None else init.params)
 
     registrar = load(workdir)
     if series is None:

@@ -17,7 +17,7 @@ import numpy as np
 from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.metrics import measure
-from r2n2_jax.levenberg_marquardt import refine
+from r2n2_jax.levenberg_marquardt import refine_batch
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import standardise
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _levenberg_marquardt(fixed: np.ndarray, moving: np.ndarray, start: Gaussians, steps: int) -> Gaussians:
-    return _refine_all(*(_prepare(image) for image in (fixed, moving)), start, steps).gaussians
+    return refine_batch(_prepare(fixed), _prepare(moving), start, iterations=steps)
 
 
 def _first_order(fixed: np.ndarray, moving: np.ndarray, start: Gaussians, steps: int) -> Gaussians:
@@ -74,11 +74,6 @@ def _report(name: str, case: Case, run: Callable[[], Gaussians]) -> None:
         f"| {name} | {judged.tre_px.mean():.3f} | {judged.tre_px.max():.2f} | {100 * judged.folded.mean():.3f} | {each:.0f} |",
         flush=True,
     )
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _refine_all(fixed: jax.Array, moving: jax.Array, start: Gaussians, steps: int) -> Gaussians:
-    return jax.vmap(functools.partial(refine, iterations=steps))(fixed, moving, start)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -30,9 +30,9 @@ class Options:
     """The frame that the others are brought to: its number, counted from 0, or how it is chosen."""
     steps: int | None = None
     """Local transformations a frame; by default as many as in training."""
-    refine: int = 0
+    refine: int = 15
     """Steps of instance refinement: the transformations found are fitted to each frame alone, so many steps at the model's
-    resolution, half as many at half of it before and at twice that after, where the images have it."""
+    resolution and half as many at twice that, where the images have it. 0: the network alone."""
     fields: bool = True
     """Write the displacement fields."""
 

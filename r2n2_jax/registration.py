@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r2n2_jax import pretrained
 from r2n2_jax.config import Config, ModelConfig
 from r2n2_jax.data.series import fixed_frame
 from r2n2_jax.errors import InputError
@@ -27,7 +28,7 @@ from r2n2_jax.io import (
     write_displacement,
     write_image,
 )
-from r2n2_jax.levenberg_marquardt import refine as refine_pair
+from r2n2_jax.levenberg_marquardt import refine_batch
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
@@ -284,15 +285,17 @@ def _on_grid_of(fixed: Image, moving: Image) -> tuple[np.ndarray, np.ndarray]:
     return pixels, seen
 
 
-def load(checkpoint: str | Path) -> Registrar:
-    """The network of a training run at its best validation.
+def load(checkpoint: str | Path = pretrained.NAME) -> Registrar:
+    """A trained network: the one that comes with the package, or a training run's at its best validation.
 
     Args:
-        checkpoint: the run's ``--workdir``.
+        checkpoint: ``"pretrained"``, or the run's ``--workdir``.
 
     Raises:
         InputError: where there is no checkpoint.
     """
+    if str(checkpoint) == pretrained.NAME:
+        return Registrar(*pretrained.restore())
     checkpoints = Checkpoints(Path(checkpoint))
     try:
         return Registrar(*checkpoints.restore_best())
@@ -353,10 +356,7 @@ def _refine_by_levels(
 def _refined(
     gaussians: Gaussians, fixed: Array, moving: Array, mask: Array | None, *, shape: tuple[int, ...], iterations: int
 ) -> Gaussians:
-    # On a CPU one pair after the other: one pair's Jacobian stays in the cache, those of a batch do not.
-    at_once = 1 if jax.default_backend() == "cpu" else len(fixed)
-    pairs = (_prepare(fixed, shape), _prepare(moving, shape), gaussians)
-    return jax.lax.map(lambda pair: refine_pair(*pair, mask=mask, iterations=iterations).gaussians, pairs, batch_size=at_once)
+    return refine_batch(_prepare(fixed, shape), _prepare(moving, shape), gaussians, mask=mask, iterations=iterations)
 
 
 def _prepare(images: Array, shape: tuple[int, ...]) -> Array:

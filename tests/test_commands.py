@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from test_files import BAD, bad_images, ramp, write
 from test_training import CONFIG, TINY, fresh_state
 
 from r2n2_jax.command_line import run
+from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.training.checkpoint import Checkpoints
 
 
@@ -109,6 +111,31 @@ def test_train_eval_register_from_end_to_end(command, tmp_path):
     numbers = sum(len(value) for value in parameters["transformations"][0].values())
     assert numbers == 7
     assert sitk.ReadImage(str(tmp_path / "o" / "displacement.nii.gz")).GetNumberOfComponentsPerPixel() == 2
+
+
+@pytest.mark.slow
+def test_the_package_has_weights_to_register_with_and_to_train_on(command, tmp_path):
+    pair = held_out_phantoms(CONFIG.phantom, 64, "test", 1)
+    for name, image in (("fixed", pair.fixed), ("moving", pair.moving)):
+        sitk.WriteImage(sitk.GetImageFromArray(np.asarray(image[0, ..., 0])), str(tmp_path / f"{name}.mha"))
+    words = ["--fixed", tmp_path / "fixed.mha", "--moving", tmp_path / "moving.mha", "--output", tmp_path / "out"]
+    code, out, err = command("register", *words)
+    assert code == 0, err
+    assert "compiled programs are kept in" in out
+    before, after = map(float, re.search(r"MSE .*: ([\d.]+) before, ([\d.]+) after", out).groups())
+    assert after < 0.25 * before
+
+    short = ["--training.steps=1", "--training.batch=2", "--training.validation-pairs=2", "--optimiser.warmup=0"]
+    short.append("--optimiser.learning-rate=1e-6")  # AMSGrad's first step has the size of the rate, whatever the gradient
+    code, out, err = command("train", "--workdir", tmp_path / "run", "--init", "pretrained", *short)
+    assert code == 0, err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["tre_px"]["network"]["mean"] < 0.5 * results["tre_px"]["initial"]["mean"]
+    code, _, err = command("train", "--workdir", tmp_path / "other", "--init", "pretrained", "--model.hidden=7", *short)
+    assert_one_line(code, err, "--init pretrained", "another architecture")
+    assert not (tmp_path / "other").exists()
+    code, _, err = command("train", "--workdir", tmp_path / "run", *short)
+    assert_one_line(code, err, "data.init: pretrained -> None")
 
 
 @pytest.mark.slow

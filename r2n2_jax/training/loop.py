@@ -28,18 +28,19 @@ class DivergedError(RuntimeError):
     """The gradients are no longer finite."""
 
 
-def claim(workdir: Path, config: Config, data: str) -> None:
+def claim(workdir: Path, config: Config, data: str, init: str | None = None) -> None:
     """Makes ``workdir`` this run's, or makes sure that it already is.
 
     Args:
         workdir: the run's folder.
         config: the run's config, kept in ``config.json``.
         data: what it trains on, kept there too.
+        init: whose weights it starts from, likewise.
 
     Raises:
         InputError: where the folder belongs to a run with another config or other data.
     """
-    asked = {"data": {"source": data}, **to_dict(config)}
+    asked = {"data": {"source": data, "init": init}, **to_dict(config)}
     path = workdir / "config.json"
     if path.exists():
         changed = differences(read_json(path), asked)
@@ -52,10 +53,17 @@ def claim(workdir: Path, config: Config, data: str) -> None:
     write_json(path, asked)
 
 
-def train(config: Config, workdir: Path, source: Source, *, progress: bool = True) -> TrainState:
+def train(config: Config, workdir: Path, source: Source, *, params: Any = None, progress: bool = True) -> TrainState:
     """Trains until ``config.training.steps``, from the last checkpoint of ``workdir`` where there is one.
 
     Leaves checkpoints in ``workdir/checkpoints`` and curves in ``workdir/tensorboard``.
+
+    Args:
+        config: the run's config.
+        workdir: its folder, see ``claim``.
+        source: what it trains and validates on.
+        params: weights to start from, of the config's architecture; by default fresh ones.
+        progress: show a bar.
 
     Raises:
         DivergedError: where too many steps in a row had no finite gradient.
@@ -63,7 +71,7 @@ def train(config: Config, workdir: Path, source: Source, *, progress: bool = Tru
     checkpoints = Checkpoints(workdir, create=True)
     # Resume order: 1. the state, whose step says how far the run had come; 2. the data from that step on; 3. the curves,
     # cleared of what a killed run wrote after its last checkpoint. The noise needs nothing: its key is in the state.
-    state = init_state(config) if checkpoints.latest is None else checkpoints.restore(config)
+    state = init_state(config, params) if checkpoints.latest is None else checkpoints.restore(config)
     start = int(state.step)
     total = config.training.steps
     batches = source.batches(start)

@@ -62,9 +62,16 @@ def init_params(key: Array, config: Config) -> Any:
     return jax.jit(R2N2(config.model).init, static_argnames="steps")(key, pair, pair, steps=1)["params"]
 
 
-def init_state(config: Config) -> TrainState:
-    """The state before the first step."""
+def fits(params: Any, config: Config) -> bool:
+    """Whether weights are those of the config's architecture."""
+    wanted = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
+    alike = jax.tree.structure(params) == jax.tree.structure(wanted)
+    return alike and jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
+
+
+def init_state(config: Config, params: Any = None) -> TrainState:
+    """The state before the first step, with fresh weights where none are given."""
     key_params, key_noise = jax.random.split(jax.random.key(config.training.seed))
-    params = init_params(key_params, config)
+    params = init_params(key_params, config) if params is None else jax.tree.map(jnp.array, params)
     opt_state = make_optimiser(config.optimiser, config.training.steps).init(params)
     return TrainState(params, opt_state, jnp.zeros((), jnp.int32), key_noise)
