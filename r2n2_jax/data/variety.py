@@ -50,9 +50,9 @@ def _random_view(key: Array):
     flip = jnp.where(jax.random.bernoulli(mirror), 1.0, -1.0)
     scale = jnp.exp(jax.random.uniform(zoom, minval=jnp.log(_ZOOM[0]), maxval=jnp.log(_ZOOM[1])))
     rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-    matrix = scale * rotation * jnp.stack([flip, jnp.ones(())])
+    matrix = scale * rotation @ jnp.diag(jnp.stack([flip, jnp.ones(())]))
     centre = jax.random.uniform(shift, (2,), minval=-_SHIFT, maxval=_SHIFT)
-    return lambda points: points @ matrix.T + centre
+    return lambda points: points @ matrix.T + jnp.broadcast_to(centre, points.shape)
 
 
 def _random_bumps(key: Array) -> Gaussians:

@@ -1,0 +1,98 @@
+"""Phantom pairs made into pairs of anything: the motion is real and without folds, and nothing else tells the images apart."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r2n2_jax.config import Config, ModelConfig, PhantomConfig, TrainingConfig
+from r2n2_jax.data import variety
+from r2n2_jax.data.dataset import PhantomSource
+from r2n2_jax.ops.gaussian import displacement_and_determinant
+from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.intensity import standardise
+
+
+@pytest.fixture(scope="module")
+def images():
+    y, x = jnp.meshgrid(*(jnp.linspace(-1, 1, 32),) * 2, indexing="ij")
+    return tuple(standardise(jnp.exp(-4 * ((x - shift) ** 2 + 2 * y**2))[..., None]) for shift in (0.0, 0.3))
+
+
+def varied(key, images, count=32):
+    return jax.vmap(variety.vary, in_axes=(0, None, None))(jax.random.split(key, count), *images)
+
+
+def test_pairs_are_standardised_and_decided_by_the_key(key, images):
+    fixed, moving = varied(key, images)
+    chex.assert_shape([fixed, moving], (32, 32, 32, 1))
+    for each in (fixed, moving):
+        np.testing.assert_allclose(each.mean((1, 2, 3)), 0.0, atol=0.2)  # outliers are cut before and after
+        np.testing.assert_allclose(each.std((1, 2, 3)), 1.0, atol=0.5)
+    chex.assert_trees_all_equal(varied(key, images), (fixed, moving))
+    assert not np.allclose(fixed[0], fixed[1], atol=0.1)
+
+
+def test_one_frame_without_motion_and_noise_stays_one_frame(key, images, monkeypatch):
+    """View and contrast are the same in both images: with the random motion, its control, they differ."""
+    monkeypatch.setattr(variety, "_NOISE", 0.0)
+    one_frame = (images[0], images[0])
+    assert np.abs(np.subtract(*varied(key, one_frame))).max() > 0.3
+    monkeypatch.setattr(variety, "_STEEPNESS", 0.0)
+    chex.assert_trees_all_close(*varied(key, one_frame), atol=1e-5)
+
+
+def test_half_keep_the_phantoms_motion_and_half_their_contrast(key, images, monkeypatch):
+    monkeypatch.setattr(variety, "_NOISE", 0.0)
+    monkeypatch.setattr(variety, "_STEEPNESS", 0.0)
+    fixed, moving = varied(key, images, 400)
+    moved = np.abs(fixed - moving).max((1, 2, 3)) > 1e-4
+    assert 0.4 < moved.mean() < 0.6
+    pair = np.stack([np.asarray(image) for image in images])
+    colours = jax.vmap(variety._recoloured, in_axes=(0, None))(jax.random.split(key, 400), jnp.asarray(pair))
+    colours = np.asarray(colours)
+    kept = np.abs(colours - ((pair - pair.mean()) / pair.std())[None]).max((1, 2, 3, 4)) < 1e-3
+    assert 0.4 < kept.mean() < 0.6
+
+
+def test_the_random_motion_hardly_ever_folds(key):
+    """Six bumps of the largest size may add up to a fold; in training that is one pair in hundreds, not more."""
+    points = coordinates((64, 64))
+
+    @jax.jit
+    def least(key):
+        return displacement_and_determinant(variety._random_bumps(key), points)[1].min()
+
+    slopes = np.asarray(jax.lax.map(least, jax.random.split(key, 500)))
+    assert (slopes < 0.9).mean() > 0.3
+    assert (slopes <= 0).mean() < 0.01
+
+
+def test_the_view_keeps_angles(key):
+    """The images of the axes are of one length and at right angles, mirrored in half of the draws."""
+    turns = []
+    for each in jax.random.split(key, 40):
+        view = variety._random_view(each)
+        origin, x, y = view(jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+        x, y = np.asarray(x - origin), np.asarray(y - origin)
+        np.testing.assert_allclose([x @ y, x @ x], [0.0, y @ y], atol=1e-5)
+        assert 0.4 <= np.linalg.norm(x) <= 1.1
+        turns.append(np.linalg.det(np.stack([x, y])) > 0)
+    assert 0.25 < np.mean(turns) < 0.75
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.5, 4), (1.0, 8)])
+def test_a_training_batch_holds_the_share_asked_for(share, count):
+    """The other pairs are those of a batch without variety, which are in both directions."""
+
+    def batch(variety):
+        model = ModelConfig(resolution=32, channels=(2, 2, 2, 2), hidden=2)
+        config = Config(model=model, phantom=PhantomConfig(variety=variety), training=TrainingConfig(batch=8))
+        return next(PhantomSource(config).batches(3))
+
+    plain, mixed = batch(0.0), batch(share)
+    same = np.asarray(jnp.all(plain.fixed == mixed.fixed, axis=(1, 2, 3)))
+    assert 8 - same.sum() == count
+    np.testing.assert_array_equal(same, jnp.all(plain.moving == mixed.moving, axis=(1, 2, 3)))
+    chex.assert_trees_all_equal(plain.fixed[:4], plain.moving[4:])
