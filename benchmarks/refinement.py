@@ -17,12 +17,13 @@ import numpy as np
 from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.metrics import measure
+from r2n2_jax.inference import propose
 from r2n2_jax.levenberg_marquardt import refine_batch
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import standardise
 from r2n2_jax.optimise import AT_ONCE, Settings, fit
-from r2n2_jax.registration import load, propose
+from r2n2_jax.registration import load
 from r2n2_jax.transforms.gaussians import from_free, gaussians, to_free
 
 _LM_STEPS = (5, 10, 20, 40)

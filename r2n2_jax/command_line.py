@@ -21,6 +21,7 @@ T = TypeVar("T")
 _BAD_INPUT = 2
 _INTERRUPTED = 130
 _WORTH_KEEPING = 0.3  # seconds of compilation
+_MOST_CORES = 16
 
 
 def parse(arguments: type[T], args: Sequence[str] | None = None, *, default: T | None = None, description: str) -> T:
@@ -44,6 +45,7 @@ def parse(arguments: type[T], args: Sequence[str] | None = None, *, default: T |
 
 def run(main: Callable[[], None]) -> int:
     """Runs a command and returns its exit code: 0, 2 for bad input and a full disk, 130 when interrupted."""
+    _make_cores_devices()
     try:
         main()
     except (InputError, DivergedError, OSError) as error:
@@ -55,12 +57,23 @@ def run(main: Callable[[], None]) -> int:
     return 0
 
 
+def _make_cores_devices() -> None:
+    """A CPU's cores become JAX's devices, which share batches of pairs; JAX's own settings come first."""
+    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0
+    if not told:
+        jax.config.update("jax_num_cpu_devices", min(_cores(), _MOST_CORES))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def announce_device() -> None:
     """Says what computes, so that nobody trains on a CPU without knowing, and where its compiled programs are kept."""
     print(f"compiled programs are kept in {_keep_compiled_programs()}")
     devices = jax.devices()
     if jax.default_backend() == "cpu":
-        print(f"computing on the CPU ({os.cpu_count()} cores): JAX found no accelerator")
+        print(f"computing on the CPU ({_cores()} cores): JAX found no accelerator")
     else:
         print(f"computing on {len(devices)} x {devices[0].device_kind}")
 

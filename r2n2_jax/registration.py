@@ -1,8 +1,7 @@
 """The public API: load a checkpoint, register a pair or a series. Images ``[*spatial]``, any range, NumPy in and out."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from r2n2_jax import pretrained
-from r2n2_jax.config import Config, ModelConfig
+from r2n2_jax.config import Config
 from r2n2_jax.data.series import fixed_frame
+from r2n2_jax.devices import chunks, in_chunks
 from r2n2_jax.errors import InputError
 from r2n2_jax.files import new_folder, write_json
 from r2n2_jax.geometry import Geometry
+from r2n2_jax.inference import register_pairs
 from r2n2_jax.io import (
     Image,
     ImageLike,
@@ -28,17 +29,13 @@ from r2n2_jax.io import (
     write_displacement,
     write_image,
 )
-from r2n2_jax.levenberg_marquardt import refine_batch
-from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.ops.gaussian import Gaussians, displacement
-from r2n2_jax.ops.grid import coordinates
-from r2n2_jax.ops.intensity import prepare
-from r2n2_jax.ops.warp import inside, sample_nearest, warp
 from r2n2_jax.training.checkpoint import Checkpoints
 
 Array = jax.Array
 
-_PAIRS_AT_ONCE = 16
+_SHARE = {"cpu": 4}  # pairs that a device registers at once
+_ACCELERATORS_SHARE = 16
 _LEAST_OVERLAP = 0.25
 CONVENTION = (
     "warped(x) = moving(x + f(x)), f(x) = sum of weight exp(-1/2 (x - position)^T Sigma^-1 (x - position)), "
@@ -221,7 +218,7 @@ class Registrar:
         self, fixed: np.ndarray, moving: np.ndarray, *, steps: int | None = None, refine: int = 0
     ) -> Registration:
         """Registers many pairs ``[N, *spatial]`` that were checked already; every array has the axis ``N`` in front."""
-        return in_chunks(lambda *pairs: self._run(*pairs, steps, refine), fixed, moving, at_once=_PAIRS_AT_ONCE)
+        return in_chunks(lambda *pairs: self._run(*pairs, steps, refine), fixed, moving, share=_share())
 
     def register_chunks(
         self,
@@ -236,7 +233,7 @@ class Registrar:
 
         ``mask [*spatial]`` names the fixed images' pixels that refinement looks at.
         """
-        return _chunks(lambda *pairs: self._run(*pairs, steps, refine, mask), fixed, moving, at_once=_PAIRS_AT_ONCE)
+        return chunks(lambda *pairs: self._run(*pairs, steps, refine, mask), fixed, moving, share=_share())
 
     def _run(
         self, fixed: np.ndarray, moving: np.ndarray, steps: int | None, refine: int, mask: np.ndarray | None = None
@@ -247,11 +244,8 @@ class Registrar:
             raise InputError(f"{count} steps; at least one is needed")
         if refine < 0:
             raise InputError(f"{refine} steps of refinement; none (0) or more are needed")
-        gaussians = propose(self.params, model, fixed, moving, steps=count)
-        if refine:
-            gaussians = _refine_by_levels(gaussians, model, fixed, moving, mask, iterations=refine)
-        field, warped, seen = _apply(gaussians, moving)
-        return Registration(field, warped, seen, gaussians, count)
+        answer = register_pairs(self.params, model, fixed, moving, steps=count, refine=refine, mask=mask)
+        return Registration(answer.displacement, answer.warped, answer.inside, answer.gaussians, count)
 
     def _check(self, image: np.ndarray, name: str) -> None:
         if image.ndim != self.config.model.ndim:
@@ -285,6 +279,10 @@ def _on_grid_of(fixed: Image, moving: Image) -> tuple[np.ndarray, np.ndarray]:
     return pixels, seen
 
 
+def _share() -> int:
+    return _SHARE.get(jax.default_backend(), _ACCELERATORS_SHARE)
+
+
 def load(checkpoint: str | Path = pretrained.NAME) -> Registrar:
     """A trained network: the one that comes with the package, or a training run's at its best validation.
 
@@ -301,81 +299,6 @@ def load(checkpoint: str | Path = pretrained.NAME) -> Registrar:
         return Registrar(*checkpoints.restore_best())
     finally:
         checkpoints.close()
-
-
-def in_chunks(register: Callable[..., Any], fixed: np.ndarray, moving: np.ndarray, *, at_once: int) -> Any:
-    """``register(fixed, moving)`` for pairs ``[N, *spatial]``, at most ``at_once`` at a time; its arrays joined along ``N``."""
-    parts = list(_chunks(register, fixed, moving, at_once=at_once))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-
-
-def _chunks(register: Callable[..., Any], fixed: np.ndarray, moving: np.ndarray, *, at_once: int) -> Iterator[Any]:
-    for start in range(0, len(fixed), at_once):
-        chunk = np.arange(start, min(start + at_once, len(fixed)))
-        # A last, shorter chunk is filled up: every chunk runs the same compiled program.
-        filled = np.resize(chunk, min(at_once, len(fixed)))
-        kept = slice(len(chunk))
-        result = register(fixed[filled], moving[filled])
-        yield jax.tree.map(lambda array, kept=kept: np.asarray(array[kept]), result)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "steps"))
-def propose(params: Any, model: ModelConfig, fixed: Array, moving: Array, *, steps: int) -> Gaussians:
-    """The network's local transformations for a batch of raw images.
-
-    Args:
-        params: the weights.
-        model: the architecture.
-        fixed: ``[B, *spatial]``, any size and range.
-        moving: the same shape.
-        steps: how many.
-
-    Returns:
-        fields ``[B, steps, ...]``.
-    """
-    seen = (_prepare(images, (model.resolution,) * model.ndim) for images in (fixed, moving))
-    sequence = R2N2(model).apply({"params": params}, *seen, steps=steps)
-    return jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), sequence.gaussians)
-
-
-def _refine_by_levels(
-    gaussians: Gaussians, model: ModelConfig, fixed: Array, moving: Array, mask: Array | None, *, iterations: int
-) -> Gaussians:
-    """Instance refinement at the model's resolution, and half as many steps at twice that where the images have it."""
-    levels = [(model.resolution, iterations)]
-    if min(fixed.shape[1:]) >= 2 * model.resolution and iterations > 1:
-        levels.append((2 * model.resolution, iterations // 2))
-    for resolution, steps in levels:
-        shape = (resolution,) * model.ndim
-        counted = None if mask is None else _resampled_mask(mask, shape)
-        gaussians = _refined(gaussians, fixed, moving, counted, shape=shape, iterations=steps)
-    return gaussians
-
-
-@functools.partial(jax.jit, static_argnames=("shape", "iterations"))
-def _refined(
-    gaussians: Gaussians, fixed: Array, moving: Array, mask: Array | None, *, shape: tuple[int, ...], iterations: int
-) -> Gaussians:
-    return refine_batch(_prepare(fixed, shape), _prepare(moving, shape), gaussians, mask=mask, iterations=iterations)
-
-
-def _prepare(images: Array, shape: tuple[int, ...]) -> Array:
-    """``[B, *spatial]`` as the network sees them."""
-    return jax.vmap(lambda image: prepare(image, shape))(images)
-
-
-@functools.partial(jax.jit, static_argnames="shape")
-def _resampled_mask(mask: Array, shape: tuple[int, ...]) -> Array:
-    return sample_nearest(mask[..., None].astype(jnp.float32), coordinates(shape))[..., 0] > 0.5
-
-
-@jax.jit
-def _apply(gaussians: Gaussians, moving: Array) -> tuple[Array, Array, Array]:
-    """Displacement, warped image and mask on the moving images' own grid: ``[B, ...]``."""
-    points = coordinates(moving.shape[1:])
-    field = jax.vmap(displacement, in_axes=(0, None))(gaussians, points)
-    warped = jax.vmap(warp)(moving[..., None], field)[..., 0]
-    return field, warped, inside(points[None] + field)
 
 
 _displacement = jax.jit(displacement)

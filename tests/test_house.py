@@ -16,7 +16,7 @@ from r2n2_jax.config import PRESETS, Config, ModelConfig, TrainingConfig, differ
 
 # Lower layers first; a module may import from its own layer and those before it.
 LAYERS = [
-    ("errors", "config", "version"),
+    ("errors", "config", "version", "devices"),
     ("ops",),
     ("losses", "geometry", "models", "transforms"),
     ("files", "mapped", "pretrained"),
@@ -25,7 +25,7 @@ LAYERS = [
     ("dicom",),
     ("recording",),
     ("data",),
-    ("training",),
+    ("training", "inference"),
     ("registration",),
     ("evaluation", "command_line"),
     ("correction",),

@@ -9,15 +9,16 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from r2n2_jax.devices import in_chunks, spread
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.metrics import Metrics, measure
 from r2n2_jax.ops.warp import warp
 from r2n2_jax.optimise import AT_ONCE, Settings, fit
-from r2n2_jax.registration import Registrar, in_chunks
+from r2n2_jax.registration import Registrar
 from r2n2_jax.transforms.bspline import bspline
 from r2n2_jax.transforms.model import numbers
 
-_PAIRS_AT_ONCE = 32
+_SHARE = 5  # pairs that a device fits at once; so a breath's 20 fill one, two or four devices
 
 
 class Found(NamedTuple):
@@ -95,9 +96,7 @@ def bspline_method(settings: Settings, *, spacing: float = 8.0) -> Method:
     """The paper's baseline: a cubic B-spline fitted to every pair."""
 
     def register(fixed: np.ndarray, moving: np.ndarray, settings: Settings = settings) -> Found:
-        fitted = in_chunks(
-            lambda *pairs: fit(*pairs, bspline(spacing), settings=settings), fixed, moving, at_once=_PAIRS_AT_ONCE
-        )
+        fitted = in_chunks(lambda *pairs: fit(*spread(pairs), bspline(spacing), settings=settings), fixed, moving, share=_SHARE)
         return Found(fitted.displacement, fitted.losses)
 
     def shortened(fixed: np.ndarray, moving: np.ndarray) -> Found:
