@@ -125,4 +125,4 @@ def _load(checkpoint: Path) -> Registrar:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run(main, share_cores=True))

@@ -13,6 +13,7 @@ from r2n2_jax.config import PRESETS, Config
 from r2n2_jax.data.dataset import PhantomSource, SeriesSource, Source
 from r2n2_jax.data.series import describe_series, find_patients, read_series
 from r2n2_jax.data.splits import claim_splits, split_patients
+from r2n2_jax.devices import leader_first, leads, training_mesh
 from r2n2_jax.dicom import OrderBy
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import phantom_pairs, series_cases
@@ -66,11 +67,14 @@ def main() -> None:
     splits = None if patients is None else split_patients(patients, config.training.seed)
     series = None if patients is None else read_series(patients, order_by=arguments.order_by, progress=True)
     source_name = "phantom" if arguments.data is None else str(arguments.data.resolve())
-    claim(workdir, config, source_name, None if arguments.init is None else str(arguments.init))
+    training_mesh(config.training.batch)  # refuses a batch that cannot be shared, before anything is written
+    with leader_first():
+        claim(workdir, config, source_name, None if arguments.init is None else str(arguments.init))
+        if splits is not None:
+            claim_splits(workdir, splits)
     announce_device()
     source: Source = PhantomSource(config)
     if series is not None:
-        claim_splits(workdir, splits)
         train_series, validation, test = (
             [one for one in series if one.patient in splits[split]] for split in ("train", "validation", "test")
         )
@@ -81,6 +85,8 @@ def main() -> None:
     train(config, workdir, source, params=None if init is None else init.params)
 
     registrar = load(workdir)
+    if not leads():
+        return
     if series is None:
         title, cases = "unseen phantom pairs", phantom_pairs(config.phantom, config.model.resolution, _TEST_PAIRS)
     else:

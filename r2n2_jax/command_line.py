@@ -13,6 +13,7 @@ from typing import TypeVar
 import jax
 import tyro
 
+from r2n2_jax.devices import join_processes, leads
 from r2n2_jax.errors import InputError
 from r2n2_jax.training.loop import DivergedError
 
@@ -43,10 +44,18 @@ def parse(arguments: type[T], args: Sequence[str] | None = None, *, default: T |
         raise InputError(str(error)) from error
 
 
-def run(main: Callable[[], None]) -> int:
-    """Runs a command and returns its exit code: 0, 2 for bad input and a full disk, 130 when interrupted."""
-    _make_cores_devices()
+def run(main: Callable[[], None], *, share_cores: bool = False) -> int:
+    """Runs a command and returns its exit code: 0, 2 for bad input and a full disk, 130 when interrupted.
+
+    Args:
+        main: the command.
+        share_cores: a CPU's cores become JAX's devices, which share batches of pairs. Registration gains by it; a training
+            step on all cores of one device is a little faster than on a device for each.
+    """
     try:
+        if share_cores:
+            _make_cores_devices()
+        join_processes()
         main()
     except (InputError, DivergedError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -58,7 +67,7 @@ def run(main: Callable[[], None]) -> int:
 
 
 def _make_cores_devices() -> None:
-    """A CPU's cores become JAX's devices, which share batches of pairs; JAX's own settings come first."""
+    """JAX's own settings come first."""
     told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0
     if not told:
         jax.config.update("jax_num_cpu_devices", min(_cores(), _MOST_CORES))
@@ -70,8 +79,12 @@ def _cores() -> int:
 
 def announce_device() -> None:
     """Says what computes, so that nobody trains on a CPU without knowing, and where its compiled programs are kept."""
-    print(f"compiled programs are kept in {_keep_compiled_programs()}")
-    devices = jax.devices()
+    kept, devices = _keep_compiled_programs(), jax.devices()
+    if not leads():
+        return
+    print(f"compiled programs are kept in {kept}")
+    if jax.process_count() > 1:
+        print(f"{jax.process_count()} processes share the work")
     if jax.default_backend() == "cpu":
         print(f"computing on the CPU ({_cores()} cores): JAX found no accelerator")
     else:

@@ -19,6 +19,7 @@ from r2n2_jax.data.phantom import Pair, sample_batch
 from r2n2_jax.data.series import Series
 from r2n2_jax.data.splits import Split
 from r2n2_jax.data.variety import vary
+from r2n2_jax.devices import own_part
 from r2n2_jax.ops.intensity import prepare, standardise
 
 Array = jax.Array
@@ -61,7 +62,7 @@ class Source(Protocol):
     """What the training loop needs of its data."""
 
     def batches(self, start: int) -> Iterator[Batch]:
-        """The batches of steps ``start, start + 1, ...``, without end."""
+        """Own part (of several processes) of the batches of steps ``start, start + 1, ...``, without end."""
 
     def examples(self, count: int) -> Examples:
         """At most ``count`` unseen pairs to validate on."""
@@ -78,7 +79,7 @@ class PhantomSource:
         """See ``Source``."""
         step = start
         while True:
-            yield self._batch(jax.random.fold_in(self._key, step))
+            yield own_part(self._batch(jax.random.fold_in(self._key, step)))
             step += 1
 
     def _batch(self, key: Array) -> Batch:
@@ -127,9 +128,11 @@ class SeriesSource:
             .repeat(reseed_each_epoch=True)
             .random_map(functools.partial(_load_any if any_two else _load_with_fixed, self._train))
             .random_map(_vary)
-            .batch(self._config.training.batch, drop_remainder=True)
         )
-        yield from dataset[start:].to_iter_dataset(grain.ReadOptions(num_threads=_WORKERS, prefetch_buffer_size=4 * _WORKERS))
+        # Of several processes each loads its own part of every batch, in the order that one process would.
+        processes = jax.process_count()
+        parts = dataset.batch(self._config.training.batch // processes, drop_remainder=True)[jax.process_index() :: processes]
+        yield from parts[start:].to_iter_dataset(grain.ReadOptions(num_threads=_WORKERS, prefetch_buffer_size=4 * _WORKERS))
 
     def examples(self, count: int) -> Examples:
         """See ``Source``."""

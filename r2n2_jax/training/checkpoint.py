@@ -74,8 +74,8 @@ class Checkpoints:
             metrics={"score": score},
         )
 
-    def restore(self, config: Config) -> TrainState:
-        """The last state, to train on."""
+    def restore(self, config: Config, sharding: jax.sharding.Sharding | None = None) -> TrainState:
+        """The last state, to train on; by default on this process's first device, on whichever it was saved."""
         template = jax.eval_shape(lambda: init_state(config))
         rest = {
             "opt_state": template.opt_state,
@@ -85,8 +85,8 @@ class Checkpoints:
         saved = self._manager.restore(
             self.latest,
             args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(_on_this_device(template.params)),
-                rest=ocp.args.StandardRestore(_on_this_device(rest)),
+                params=ocp.args.StandardRestore(_placed(template.params, sharding)),
+                rest=ocp.args.StandardRestore(_placed(rest, sharding)),
             ),
         )
         key = jax.random.wrap_key_data(saved.rest["key"])
@@ -95,7 +95,7 @@ class Checkpoints:
     def restore_best(self) -> tuple[Config, Any]:
         """The config and the weights of the best step, to register with."""
         config = self.config(self.best)
-        template = _on_this_device(jax.eval_shape(lambda: init_params(jax.random.key(0), config)))
+        template = _placed(jax.eval_shape(lambda: init_params(jax.random.key(0), config)))
         args = ocp.args.Composite(params=ocp.args.StandardRestore(template))
         return config, self._manager.restore(self.best, args=args).params
 
@@ -116,7 +116,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def _on_this_device(template: Any) -> Any:
-    """Shapes that carry a sharding, so that a state saved on other devices lands on this one."""
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+def _placed(template: Any, sharding: jax.sharding.Sharding | None = None) -> Any:
+    """Shapes that carry a sharding, so that a state saved on other devices lands where it is wanted."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]) if sharding is None else sharding
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), template)

@@ -1,17 +1,19 @@
 """The training loop: resume, step, validate, checkpoint."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from r2n2_jax.config import Config, differences, to_dict
 from r2n2_jax.data.dataset import Examples, Source
+from r2n2_jax.devices import EVERYWHERE, leads, own_copy, training_mesh, whole_batch
 from r2n2_jax.errors import InputError
 from r2n2_jax.files import read_json, write_json
 from r2n2_jax.training.checkpoint import Checkpoints
@@ -53,7 +55,15 @@ def claim(workdir: Path, config: Config, data: str, init: str | None = None) -> 
     write_json(path, asked)
 
 
-def train(config: Config, workdir: Path, source: Source, *, params: Any = None, progress: bool = True) -> TrainState:
+def train(
+    config: Config,
+    workdir: Path,
+    source: Source,
+    *,
+    params: Any = None,
+    devices: Sequence[jax.Device] | None = None,
+    progress: bool = True,
+) -> TrainState:
     """Trains until ``config.training.steps``, from the last checkpoint of ``workdir`` where there is one.
 
     Leaves checkpoints in ``workdir/checkpoints`` and curves in ``workdir/tensorboard``.
@@ -63,6 +73,7 @@ def train(config: Config, workdir: Path, source: Source, *, params: Any = None, 
         workdir: its folder, see ``claim``.
         source: what it trains and validates on.
         params: weights to start from, of the config's architecture; by default fresh ones.
+        devices: those that share every batch; by default all, of all processes. Process 0 writes.
         progress: show a bar.
 
     Raises:
@@ -71,17 +82,23 @@ def train(config: Config, workdir: Path, source: Source, *, params: Any = None, 
     checkpoints = Checkpoints(workdir, create=True)
     # Resume order: 1. the state, whose step says how far the run had come; 2. the data from that step on; 3. the curves,
     # cleared of what a killed run wrote after its last checkpoint. The noise needs nothing: its key is in the state.
-    state = init_state(config, params) if checkpoints.latest is None else checkpoints.restore(config)
+    mesh = training_mesh(config.training.batch, devices)
+    everywhere = NamedSharding(mesh, EVERYWHERE)
+    if checkpoints.latest is None:
+        state = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)(config, params)
+    else:
+        state = checkpoints.restore(config, everywhere)
     start = int(state.step)
     total = config.training.steps
     batches = source.batches(start)
     examples = source.examples(config.training.validation_pairs)
     train_step, validate = make_train_step(config), make_validate(config.model, examples)
 
-    with _curves(workdir, start) as writer, tqdm(total=total, initial=start, unit="step", disable=not progress) as bar:
+    bar = tqdm(total=total, initial=start, unit="step", disable=not (progress and leads()))
+    with _curves(workdir, start) as writer, bar:
         shown: dict[str, Any] = {}
         for step in range(start + 1, total + 1):
-            state, metrics = train_step(state, *next(batches))
+            state, metrics = train_step(state, *whole_batch(next(batches), mesh))
 
             if step % _REPORT_EVERY == 0 or step == total:
                 metrics = {name: float(value) for name, value in metrics.items()}
@@ -96,7 +113,7 @@ def train(config: Config, workdir: Path, source: Source, *, params: Any = None, 
                     shown |= {"skipped": int(metrics["skipped"])}
 
             if step % config.training.checkpoint_every == 0 or step == total:
-                found = validate(state.params)
+                found = validate(own_copy(state.params))
                 _write_validation(writer, examples, found, step)
                 checkpoints.save(state, config, found.score)
                 shown |= {"val_mse": f"{found.mse:.4f}"} if found.tre_px is None else {"TRE": f"{found.tre_px:.2f}px"}
@@ -109,7 +126,7 @@ def train(config: Config, workdir: Path, source: Source, *, params: Any = None, 
 
 @contextlib.contextmanager
 def _curves(workdir: Path, start: int) -> Iterator[SummaryWriter]:
-    writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+    writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1, write_to_disk=leads())
     try:
         yield writer
     finally:

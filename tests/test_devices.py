@@ -1,0 +1,185 @@
+"""Sharing the work changes who computes, not what: chunks, devices and processes give what one device gives, to rounding."""
+
+import dataclasses
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from r2n2_jax import devices
+from r2n2_jax.config import Config, ModelConfig, OptimiserConfig, TrainingConfig
+from r2n2_jax.data.dataset import SeriesSource
+from r2n2_jax.data.series import Series
+from r2n2_jax.errors import InputError
+from r2n2_jax.registration import Registrar
+from r2n2_jax.training.checkpoint import Checkpoints
+from r2n2_jax.training.loop import claim, train
+from r2n2_jax.training.state import init_params
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ModelConfig(resolution=32, steps=2, channels=(2, 2, 4, 4), hidden=4)
+# A rate so low that the weights stand still: AMSGrad divides by the gradient, rounding of which would grow to whole steps.
+STILL = OptimiserConfig(learning_rate=1e-7, tv_weight=0.1)
+
+
+def config(steps, batch=8):
+    training = TrainingConfig(steps=steps, batch=batch, checkpoint_every=2, validation_pairs=2)
+    return Config(model=MODEL, optimiser=STILL, training=training)
+
+
+@pytest.fixture(scope="module")
+def registrar():
+    """Untrained, but with weights that move something."""
+    key = jax.random.key(3)
+    params = init_params(key, Config(model=MODEL))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [leaf + 0.3 * jax.random.normal(one, leaf.shape) for one, leaf in zip(keys, leaves, strict=True)]
+    return Registrar(Config(model=MODEL), jax.tree.unflatten(tree, noisy))
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, {1}), (2, {4}), (4, {4}), (5, {8}), (37, {16}), (500, {16})])
+def test_chunks_are_of_few_sizes_and_lose_nothing(count, sizes):
+    images = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
+    seen = set()
+
+    def register(fixed, moving):
+        seen.add(len(fixed))
+        return {"sum": fixed + moving}
+
+    found = devices.in_chunks(register, images, -2 * images, share=4)
+    np.testing.assert_array_equal(found["sum"], -images)
+    assert seen == sizes
+
+
+def test_a_pair_alone_and_among_others_is_registered_alike(registrar):
+    """Five pairs on four devices, each as it is by itself; its control, a neighbour's field, is another one."""
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(np.cumsum(rng.normal(size=(2, 5, 40, 36)), axis=2), axis=3)
+    fixed, moving = smooth.astype(np.float32)
+    together = registrar.register_batch(fixed, moving, refine=2)
+    alone = [registrar.register(f, m, refine=2).displacement for f, m in zip(fixed, moving, strict=True)]
+    np.testing.assert_allclose(together.displacement, alone, atol=2e-3)
+    assert np.abs(together.displacement[0] - alone[1]).max() > 0.02
+
+
+def moments(state):
+    """What the gradients were: AMSGrad's first moments, linear in them."""
+    found = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state) if ".mu" in jax.tree_util.keystr(path)]
+    assert found
+    return np.concatenate([np.ravel(leaf) for leaf in found])
+
+
+def assert_same_gradients(state, other, share=1e-4):
+    assert int(state.step) == int(other.step)
+    scale = np.abs(moments(state)).max()
+    np.testing.assert_allclose(moments(state), moments(other), atol=share * scale)
+    chex.assert_trees_all_close(jax.device_get(state.params), jax.device_get(other.params), atol=1e-5)
+
+
+def series():
+    """Three patients that breathe."""
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    frames = [[np.exp(-3 * ((x - 0.05 * t) ** 2 + (1 + patient) * y**2)) for t in range(6)] for patient in range(3)]
+    made = np.asarray(frames, np.float32)
+    return [Series(f"p{patient}", 0, made[patient], (1.0, 1.0), 0) for patient in range(3)]
+
+
+def source(seed=0, kind=SeriesSource):
+    one = config(2)
+    one = dataclasses.replace(one, training=dataclasses.replace(one.training, seed=seed))
+    return kind(series()[:2], series()[2:], one)
+
+
+def trained(workdir, count=None, *, steps=2, data=None):
+    """On ``count`` devices, or on all of all processes."""
+    one, chosen = config(steps), None if count is None else jax.devices()[:count]
+    with devices.leader_first():
+        claim(workdir, one, "series")
+    return train(one, workdir, source() if data is None else data, devices=chosen, progress=False)
+
+
+def test_four_devices_train_as_one(tmp_path):
+    one, four = (trained(tmp_path / str(count), count) for count in (1, 4))
+    assert len(jax.tree.leaves(four.params)[0].devices()) == 4
+    assert_same_gradients(one, four)
+    other = trained(tmp_path / "control", 4, data=source(seed=1))
+    with pytest.raises(AssertionError):
+        assert_same_gradients(one, other)
+
+
+class StoppedError(Exception):
+    """Training was stopped in the middle."""
+
+
+class TwoSteps(SeriesSource):
+    """Stops training after two steps."""
+
+    def batches(self, start):
+        yield from itertools.islice(super().batches(start), 2)
+        raise StoppedError
+
+
+def test_a_run_moves_from_four_devices_to_one(tmp_path):
+    whole = trained(tmp_path / "whole", 1, steps=4)
+    with pytest.raises(StoppedError):
+        trained(tmp_path / "moved", 4, steps=4, data=source(kind=TwoSteps))
+    checkpoints = Checkpoints(tmp_path / "moved")
+    assert checkpoints.latest == 2
+    checkpoints.close()
+    assert_same_gradients(whole, trained(tmp_path / "moved", 1, steps=4))
+
+
+def test_as_many_devices_as_share_a_batch_evenly():
+    assert [devices.training_mesh(batch).size for batch in (8, 6, 3, 1)] == [4, 3, 3, 1]
+
+
+def test_a_coordinator_without_the_rest_is_refused(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    monkeypatch.delenv("JAX_PROCESS_ID", raising=False)
+    with pytest.raises(InputError, match="JAX_NUM_PROCESSES"):
+        devices.join_processes()
+
+
+def test_every_process_has_its_own_part(monkeypatch):
+    batch = {"pairs": np.arange(8)}
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    monkeypatch.setattr(jax, "process_index", lambda: 2)
+    np.testing.assert_array_equal(devices.own_part(batch)["pairs"], [4, 5])
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    """Each loads its own half of every batch; the first alone writes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    workdir = tmp_path / "two"
+    code = "import sys, pathlib, test_devices as t; t.devices.join_processes(); t.trained(pathlib.Path(sys.argv[1]))"
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "JAX_COORDINATOR_ADDRESS": address}
+    environment |= {"JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "1"}
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(workdir)],
+            env=environment | {"JAX_PROCESS_ID": str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    one = trained(tmp_path / "one", 1)
+    for process in pair:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    checkpoints = Checkpoints(workdir)
+    assert_same_gradients(one, checkpoints.restore(config(2)))
