@@ -12,6 +12,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from test_reference import random_params
 
 from r2n2_jax import devices
 from r2n2_jax.config import Config, ModelConfig, OptimiserConfig, TrainingConfig
@@ -21,10 +22,9 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.registration import Registrar
 from r2n2_jax.training.checkpoint import Checkpoints
 from r2n2_jax.training.loop import claim, train
-from r2n2_jax.training.state import init_params
 
 ROOT = Path(__file__).resolve().parents[1]
-MODEL = ModelConfig(resolution=32, steps=2, channels=(2, 2, 4, 4), hidden=4)
+MODEL = ModelConfig(resolution=16, steps=2, channels=(2, 4, 4, 4), residual_blocks=1, hidden=4, noise=0.2, remat=False)
 # A rate so low that the weights stand still: AMSGrad divides by the gradient, rounding of which would grow to whole steps.
 STILL = OptimiserConfig(learning_rate=1e-7, tv_weight=0.1)
 
@@ -36,13 +36,7 @@ def config(steps, batch=8):
 
 @pytest.fixture(scope="module")
 def registrar():
-    """Untrained, but with weights that move something."""
-    key = jax.random.key(3)
-    params = init_params(key, Config(model=MODEL))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [leaf + 0.3 * jax.random.normal(one, leaf.shape) for one, leaf in zip(keys, leaves, strict=True)]
-    return Registrar(Config(model=MODEL), jax.tree.unflatten(tree, noisy))
+    return Registrar(Config(model=MODEL), random_params(MODEL))
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, {1}), (2, {4}), (4, {4}), (5, {8}), (37, {16}), (500, {16})])
@@ -103,11 +97,18 @@ def trained(workdir, count=None, *, steps=2, data=None):
     one, chosen = config(steps), None if count is None else jax.devices()[:count]
     with devices.leader_first():
         claim(workdir, one, "series")
-    return train(one, workdir, source() if data is None else data, devices=chosen, progress=False)
+    data = source() if data is None else data
+    return train(one, workdir, data, params=random_params(MODEL), devices=chosen, progress=False)
 
 
-def test_four_devices_train_as_one(tmp_path):
-    one, four = (trained(tmp_path / str(count), count) for count in (1, 4))
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """Two steps on one device."""
+    return trained(tmp_path_factory.mktemp("one") / "run", 1)
+
+
+def test_four_devices_train_as_one(tmp_path, one):
+    four = trained(tmp_path / "four", 4)
     assert len(jax.tree.leaves(four.params)[0].devices()) == 4
     assert_same_gradients(one, four)
     other = trained(tmp_path / "control", 4, data=source(seed=1))
@@ -156,7 +157,7 @@ def test_every_process_has_its_own_part(monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_as_one(tmp_path, one):
     """Each loads its own half of every batch; the first alone writes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -176,7 +177,6 @@ def test_two_processes_train_as_one(tmp_path):
         )
         for index in range(2)
     ]
-    one = trained(tmp_path / "one", 1)
     for process in pair:
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
