@@ -22,18 +22,21 @@ TUNED = Settings(shrink=(8, 4, 2, 1), learning_rate=3e-3, tv_weight=0.1)
 
 
 def simpleitk(fixed: np.ndarray, moving: np.ndarray) -> Found:
-    """Mean squares, cubic B-spline of the same mesh at the finest of three levels, gradient descent with line search."""
+    """Mean squares, a cubic B-spline of 4 to 16 spans an axis, four levels, LBFGS2: the best and fastest that was found.
+
+    Gradient descent with line search takes minutes a pair on two cores, LBFGSB ends early.
+    """
     fields = []
     for pair in zip(fixed, moving, strict=True):
         images = [sitk.GetImageFromArray(np.asarray((image - image.mean()) / image.std(), np.float32)) for image in pair]
         method = sitk.ImageRegistrationMethod()
         method.SetMetricAsMeanSquares()
         method.SetInterpolator(sitk.sitkLinear)
-        method.SetOptimizerAsGradientDescentLineSearch(5.0, 100, convergenceMinimumValue=1e-4, convergenceWindowSize=5)
-        method.SetShrinkFactorsPerLevel([4, 2, 1])
-        method.SetSmoothingSigmasPerLevel([2, 1, 0])
-        start = sitk.BSplineTransformInitializer(images[0], [8, 8], order=3)
-        method.SetInitialTransformAsBSpline(start, inPlace=True, scaleFactors=[1, 2, 4])
+        method.SetOptimizerAsLBFGS2(numberOfIterations=200)
+        method.SetShrinkFactorsPerLevel([8, 4, 2, 1])
+        method.SetSmoothingSigmasPerLevel([4, 2, 1, 0])
+        start = sitk.BSplineTransformInitializer(images[0], [4, 4], order=3)
+        method.SetInitialTransformAsBSpline(start, inPlace=True, scaleFactors=[1, 2, 4, 4])
         found = method.Execute(*images)
         field = sitk.TransformToDisplacementField(found, sitk.sitkVectorFloat64, images[0].GetSize())
         fields.append(sitk.GetArrayFromImage(field) / half_extent(pair[0].shape))
@@ -64,7 +67,7 @@ def main() -> None:
         "the paper's settings": bspline_method(PAPER, spacing=8.0),
         "a level at 1/8 first, steps of 3e-3, TV 0.1": bspline_method(TUNED, spacing=8.0),
         "the same, 16 px between control points": bspline_method(TUNED, spacing=16.0),
-        "SimpleITK's own": Method("simpleitk", simpleitk, lambda fixed, moving: None, lambda shape: 2 * 35**2),
+        "SimpleITK's own": Method("simpleitk", simpleitk, lambda fixed, moving: None, lambda shape: 2 * 19**2),
     }
     print(f"{len(case.fixed)} pairs at {arguments.resolution}², {jax.devices()[0].device_kind}, jax {jax.__version__}\n")
     print("| B-spline | TRE mean | median | max | folded, % | seconds a pair |\n|---|---|---|---|---|---|")
