@@ -1,12 +1,14 @@
-"""Registers two images, ``python register.py --fixed A --moving B --output OUT``, or all frames of a series.
+"""Registers two images, ``python register.py --fixed A --moving B --output OUT``, or all frames of series.
 
-The series, ``--series FOLDER_OR_FILE``, is a DICOM folder, numbered pictures, or a file with a time axis.
+A series, ``--series FOLDER_OR_FILE``, is a DICOM folder, numbered pictures, or a file with a time axis. Of several, each gets a
+folder of its name in OUT; where SLURM, Open MPI or JAX's variables start several processes, they share them.
 """
 
 import dataclasses
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from r2n2_jax import pretrained
@@ -37,8 +39,8 @@ class Arguments(Options):
     """Of a pair: the image that stays, of any format that SimpleITK reads."""
     moving: Path | None = None
     """Of a pair: the image that is brought into its position."""
-    series: Path | None = None
-    """Instead of a pair: a series whose frames are all brought to one."""
+    series: tuple[Path, ...] = ()
+    """Instead of a pair: a series, or several, whose frames are all brought to one."""
     order_by: OrderBy | None = None
     """Of a DICOM series: the entry that orders the frames, where more than one or none does."""
     spacing: tuple[float, float] | None = None
@@ -53,16 +55,37 @@ def main() -> None:
     """Reads, checks, registers, writes."""
     arguments = parse(Arguments, description=__doc__)
     pair = arguments.fixed is not None or arguments.moving is not None
-    if pair == (arguments.series is not None) or (pair and None in (arguments.fixed, arguments.moving)):
+    if pair == bool(arguments.series) or (pair and None in (arguments.fixed, arguments.moving)):
         raise InputError("name --fixed and --moving, two images, or --series, all frames of one")
     if pair:
         _refuse_series_options(arguments)
-    check_output(arguments.output)
-    if pair:
+        check_output(arguments.output)
         _pair(arguments)
+        print(f"written: {arguments.output}")
+        return
+    outputs = _outputs(arguments)
+    registrar = _load(arguments.checkpoint)
+    for path, output in list(outputs.items())[jax.process_index() :: jax.process_count()]:
+        _series(registrar, path, output, arguments)
+        print(f"written: {output}")
+
+
+def _outputs(arguments: Arguments) -> dict[Path, Path]:
+    """The folder for every series, each of them new or empty."""
+    if len(arguments.series) == 1:
+        outputs = {arguments.series[0]: arguments.output}
     else:
-        _series(arguments)
-    print(f"written: {arguments.output}")
+        for name in ("mask", "points"):
+            if getattr(arguments, name) is not None:
+                raise InputError(f"--{name} is of one series; register it alone")
+        outputs = {path: arguments.output / path.resolve().name.split(".")[0] for path in arguments.series}
+        if len(set(outputs.values())) < len(arguments.series):
+            raise InputError("two --series have the same name; rename one, or register them one by one")
+    for path, output in outputs.items():
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        check_output(output)
+    return outputs
 
 
 def _refuse_series_options(arguments: Arguments) -> None:
@@ -89,32 +112,31 @@ def _pair(arguments: Arguments) -> None:
     print(f"NCC: {before.ncc[0]:.4f} before, {after.ncc[0]:.4f} after; folded {100 * after.folded[0]:.3f} %")
 
 
-def _series(arguments: Arguments) -> None:
-    recording = _with_spacing(read_recording(arguments.series, order_by=arguments.order_by), arguments)
+def _series(registrar: Registrar, path: Path, output: Path, arguments: Arguments) -> None:
+    recording = _with_spacing(path, read_recording(path, order_by=arguments.order_by), arguments)
     frames = recording.frames
     masks = None if arguments.mask is None else read_mask(arguments.mask, recording.geometries)
     count, (height, width) = len(frames[0]), frames[0].shape[1:]
     print(f"{len(frames)} slice(s), {count} frames in the order of {recording.order}, {width} x {height} pixels")
-    registrar = _load(arguments.checkpoint)
     options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
-    with new_folder(arguments.output) as folder:
+    with new_folder(output) as folder:
         results = correct(registrar, recording, folder, options=options, masks=masks, landmarks=arguments.points)
     print_table(*summary_rows(results), title="every frame against the fixed one, means over the others")
     worse = np.concatenate([one.after.mse > one.before.mse for one in results]).mean()
     if worse > 0.5:
         print(
             f"{100 * worse:.0f} % of the frames match worse than before: the network does not know this kind of motion. "
-            "Refine its answer (--refine 15), train on series like this one (train.py --data), and look at the report."
+            "Refine its answer (--refine 20), train on series like this one (train.py --data), and look at the report."
         )
 
 
-def _with_spacing(recording: Recording, arguments: Arguments) -> Recording:
+def _with_spacing(path: Path, recording: Recording, arguments: Arguments) -> Recording:
     if arguments.spacing is not None:
         if min(arguments.spacing) <= 0:
             raise InputError(f"--spacing {arguments.spacing}: positive millimetres are needed")
         return recording.with_spacing(arguments.spacing)
     if not recording.spacing_known:
-        print(f"{arguments.series}: no spacing in the files; millimetres are pixels here (--spacing X Y sets it)")
+        print(f"{path}: no spacing in the files; millimetres are pixels here (--spacing X Y sets it)")
     return recording
 
 

@@ -30,7 +30,7 @@ class Options:
     """The frame that the others are brought to: its number, counted from 0, or how it is chosen."""
     steps: int | None = None
     """Local transformations a frame; by default as many as in training."""
-    refine: int = 15
+    refine: int = 10
     """Steps of instance refinement: the transformations found are fitted to each frame alone, so many steps at the model's
     resolution and half as many at twice that, where the images have it. 0: the network alone."""
     fields: bool = True

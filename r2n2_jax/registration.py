@@ -34,7 +34,7 @@ from r2n2_jax.training.checkpoint import Checkpoints
 
 Array = jax.Array
 
-_SHARE = {"cpu": 4}  # pairs that a device registers at once
+_SHARE = {"cpu": 5}  # pairs that a device registers at once; as many as a B-spline is fitted to
 _ACCELERATORS_SHARE = 16
 _LEAST_OVERLAP = 0.25
 CONVENTION = (

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -190,6 +191,30 @@ def test_register_a_series(command, checkpoint, tmp_path):
     words[5] = tmp_path / "lean"
     assert command("register", *words, "--no-fields")[0] == 0
     assert not (tmp_path / "lean" / "fields").exists()
+
+
+def test_register_several_series(command, tmp_path, monkeypatch):
+    """Each gets a folder of its name; of two processes the second takes the second one alone."""
+    frames = (1000 * (breathing_frames(3)[0] + 0.1)).astype(np.uint16)
+    for name in "ab":
+        write_series(tmp_path / name, frames[:, None])
+    series = [tmp_path / "a", tmp_path / "b"]
+    words = ["register", "--no-fields", "--refine", "0", "--output", tmp_path / "out", "--series"]
+    assert_one_line(*command(*words, *series, tmp_path / "c")[::2], "c: no such file or folder")
+    assert_one_line(*command(*words, *series, "--points", "p.csv")[::2], "--points is of one series")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "a").rename(tmp_path / "other" / "b")
+    assert_one_line(*command(*words, tmp_path / "b", tmp_path / "other" / "b")[::2], "same name")
+    (tmp_path / "other" / "b").rename(tmp_path / "a")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for index, done in ((1, ["b"]), (0, ["a", "b"])):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        code, _, err = command(*words, *(series if index else series[:1]))
+        words[words.index("--output") + 1] = tmp_path / "out" / "a"
+        assert code == 0, err
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == done
+    assert (tmp_path / "out" / "b" / "report.html").is_file()
 
 
 def test_register_a_series_that_cannot_be(command, checkpoint, tmp_path, monkeypatch):

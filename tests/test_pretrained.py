@@ -51,7 +51,7 @@ def test_they_register_unseen_phantoms(registrar):
 
     before = distances()
     network = registrar.register_batch(fixed, moving)
-    refined = registrar.register_batch(fixed, moving, refine=15)
+    refined = registrar.register_batch(fixed, moving, refine=10)
     assert (distances(network) < before).all()
     assert distances(network).mean() < 0.5 * before.mean()
     assert distances(refined).mean() < 0.2 * before.mean()
