@@ -21,7 +21,7 @@ from r2n2_jax.command_line import run as run_command
 from r2n2_jax.correction import Options
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.methods import bspline_method, identity, network, run
-from r2n2_jax.geometry import points_from_px
+from r2n2_jax.geometry import Geometry, points_from_px
 from r2n2_jax.io import read_image
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates, half_extent
@@ -34,26 +34,21 @@ _LEAST_LUNG = 400  # pixels
 _INVERSE_STEPS = 60
 
 
-def breath(lung: np.ndarray, spacing: tuple[float, float], depth_mm: float, rng: np.random.Generator) -> Gaussians:
+def breath(lung: np.ndarray, geometry: Geometry, depth_mm: float, rng: np.random.Generator) -> Gaussians:
     """Where a moving pixel comes from in the fixed image: two Gaussians, the base that sinks and the sides that widen."""
     rows, columns = np.nonzero(lung)
+    rows_go_up = np.reshape(geometry.direction, (3, 3))[2, 1] > 0  # towards the head, in physical axes
+    spacing = geometry.spacing
     half = half_extent(lung.shape)
-    base = np.array([columns.mean(), np.percentile(rows, 2 if _upside_down(lung) else 98)])
+    base = np.array([columns.mean(), np.percentile(rows, 2 if rows_go_up else 98)])
     centre = np.array([columns.mean(), rows.mean()])
-    sink = depth_mm / (half[1] * spacing[1]) * (-1.0 if _upside_down(lung) else 1.0)
+    sink = depth_mm / (half[1] * spacing[1]) * (-1.0 if rows_go_up else 1.0)
     widen = 0.15 * depth_mm / (half[0] * spacing[0]) * rng.uniform(-1, 1)
     deviation = np.array([[np.ptp(columns) * 0.5, np.ptp(rows) * 0.45], [np.ptp(columns) * 0.4, np.ptp(rows) * 0.5]]) / half
     place = np.stack([base, centre]) / half - 1.0
     weight = np.array([[0.0, -sink], [-widen, 0.0]])
     arrays = (place, deviation**2, rng.uniform(-0.2, 0.2, (2, 1)), weight)
     return Gaussians(*(jnp.asarray(array, jnp.float32) for array in arrays))
-
-
-def _upside_down(lung: np.ndarray) -> bool:
-    """The lungs' base is their wide end; in some volumes it comes first."""
-    rows = np.nonzero(lung.any(axis=1))[0]
-    middle = (rows[0] + rows[-1]) // 2
-    return lung[:middle].sum() > lung[middle:].sum()
 
 
 def pair(image: np.ndarray, lung: np.ndarray, back: Gaussians, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
@@ -80,7 +75,7 @@ def cases(image: Path, lungs: Path) -> Iterator[Case]:
         rng = np.random.default_rng(k)
         pixels, lung = volume.pixels[k].astype(np.float32), mask.pixels[k] > 0
         depths = np.linspace(_LEAST_MM, _DEEPEST_MM, _BREATHS)
-        made = [pair(pixels, lung, breath(lung, spacing, depth, rng), rng) for depth in depths]
+        made = [pair(pixels, lung, breath(lung, volume.geometry, depth, rng), rng) for depth in depths]
         fixed, moving, fixed_points, moving_points = (np.stack(part).astype(np.float32) for part in zip(*made, strict=True))
         yield Case(image.name, str(k), fixed, moving, spacing, fixed_points, moving_points)
 
