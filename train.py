@@ -67,7 +67,7 @@ def main() -> None:
     splits = None if patients is None else split_patients(patients, config.training.seed)
     series = None if patients is None else read_series(patients, order_by=arguments.order_by, progress=True)
     source_name = "phantom" if arguments.data is None else str(arguments.data.resolve())
-    training_mesh(config.training.batch)  # refuses a batch that cannot be shared, before anything is written
+    training_mesh(config.training.at_once)  # refuses a batch that cannot be shared, before anything is written
     with leader_first():
         claim(workdir, config, source_name, None if arguments.init is None else str(arguments.init))
         if splits is not None:

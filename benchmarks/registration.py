@@ -41,10 +41,11 @@ def measure(*, patients: int, slices: int) -> dict[str, Any]:
     for case in cases:
         for name, method in methods.items():
             found[name].append(run(method, [case], progress=False))
-    return {name: _summary(outcomes) for name, outcomes in found.items()} | {"one_pair": _alone(registrar, cases[0])}
+    return {name: summary(outcomes) for name, outcomes in found.items()} | {"one_pair": _alone(registrar, cases[0])}
 
 
-def _summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
+def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """What is told of a method on all slices."""
     judged = [one.metrics[0] for one in outcomes]
     tre, folded = (np.concatenate([getattr(one, name) for one in judged]) for name in ("tre_mm", "folded"))
     pairs = [len(one.mse) for one in judged]

@@ -45,6 +45,8 @@ class ModelConfig:
     """Instance norm after the convolutions, as in the authors' code, or none."""
     noise: float = math.sqrt(0.5) / 0.5
     """Standard deviation of the multiplicative training noise; 0 draws none."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the convolutions compute with; weights, transformations and images are float32 either way."""
     remat: bool = True
     """Recompute each step's activations in the backward pass instead of storing them."""
     unroll: int = 1
@@ -130,6 +132,8 @@ class TrainingConfig:
     """Optimiser steps in all."""
     batch: int = 1
     """Pairs per step."""
+    accumulate: int = 1
+    """Parts of a batch, one after the other: the same gradient in less memory."""
     pairs: Literal["any", "fixed"] = "any"
     """Of one's own series: any two frames of a slice, or, as in the paper, every frame with the slice's fixed one."""
     checkpoint_every: int = 500
@@ -140,8 +144,14 @@ class TrainingConfig:
     """Decides the initial weights, the data, their order and the noise."""
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch", "checkpoint_every", "validation_pairs")
+        counts = ("steps", "batch", "accumulate", "checkpoint_every", "validation_pairs")
         _require("training", {f"{name} must be at least 1": getattr(self, name) >= 1 for name in counts})
+        _require("training", {"batch must be a multiple of accumulate": self.batch % self.accumulate == 0})
+
+    @property
+    def at_once(self) -> int:
+        """Pairs of which the activations are in memory together."""
+        return self.batch // self.accumulate
 
 
 @dataclasses.dataclass(frozen=True)

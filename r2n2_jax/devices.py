@@ -102,7 +102,7 @@ def training_mesh(batch: int, devices: Sequence[jax.Device] | None = None) -> Me
     """The devices that share every training batch: of one process as many as share it evenly, of several all.
 
     Args:
-        batch: pairs in it.
+        batch: pairs in it, or in each of the parts that its gradient is added up from.
         devices: by default those of all processes.
 
     Raises:
@@ -112,7 +112,10 @@ def training_mesh(batch: int, devices: Sequence[jax.Device] | None = None) -> Me
     if jax.process_count() == 1:
         devices = devices[: max(n for n in range(1, len(devices) + 1) if batch % n == 0)]
     elif batch % len(devices):
-        raise InputError(f"--training.batch {batch}: {len(devices)} devices cannot share it evenly; name a multiple")
+        raise InputError(
+            f"{batch} pairs at once (--training.batch by --training.accumulate): {len(devices)} devices cannot share them "
+            "evenly; name a multiple"
+        )
     return Mesh(np.array(devices), ("pairs",))
 
 

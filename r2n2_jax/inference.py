@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from r2n2_jax.config import ModelConfig
 from r2n2_jax.devices import EVERYWHERE, PAIRS, copy_to_all, mesh, spread
-from r2n2_jax.levenberg_marquardt import refine_batch
+from r2n2_jax.levenberg_marquardt import best_share, refine_batch
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
@@ -71,6 +71,8 @@ def _shared(
         gaussians = propose(params, model, fixed, moving, steps=steps)
         if refine:
             gaussians = _refined(gaussians, model, fixed, moving, mask, iterations=refine)
+        else:
+            gaussians = _best_shares(gaussians, model, fixed, moving, mask)
         return Answer(gaussians, *_applied(gaussians, moving))
 
     # No device needs another's pairs, so that nothing is to be checked about what varies between them.
@@ -95,6 +97,14 @@ def propose(params: Any, model: ModelConfig, fixed: Array, moving: Array, *, ste
     seen = (_prepared(images, (model.resolution,) * model.ndim) for images in (fixed, moving))
     sequence = R2N2(model).apply({"params": params}, *seen, steps=steps)
     return jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), sequence.gaussians)
+
+
+def _best_shares(gaussians: Gaussians, model: ModelConfig, fixed: Array, moving: Array, mask: Array | None) -> Gaussians:
+    """As much of the network's answer as makes its pair match best, at the model's resolution: none where it does harm."""
+    shape = (model.resolution,) * model.ndim
+    counted = None if mask is None else _resampled(mask, shape)
+    pairs = _prepared(fixed, shape), _prepared(moving, shape), gaussians
+    return jax.lax.map(lambda pair: best_share(*pair, mask=counted), pairs)
 
 
 def _refined(

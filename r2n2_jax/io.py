@@ -32,6 +32,8 @@ class Image(NamedTuple):
     kind: np.dtype = np.dtype(np.float32)
 
 
+_VALUES_AT_ONCE = 1 << 23  # of a long file: compressed ones are decoded from their beginning for every part
+
 ImageLike = np.ndarray | sitk.Image | Image
 
 
@@ -66,12 +68,13 @@ def read_frames(path: Path) -> tuple[np.ndarray, Geometry]:
     Raises:
         InputError: where the file is missing, not an image, not 2D+t, has fewer than two frames, or bad pixels.
     """
-    stored, geometry = _read_2d_t(path)
-    pixels = mapped(stored.shape)
-    for frame, slice_ in np.ndindex(pixels.shape[:2]):
-        pixels[frame, slice_] = stored[frame, slice_]
-        check_pixels(pixels[frame, slice_], f"{path} (slice {slice_}, frame {frame})")
-        release(pixels)
+    reader, geometry, shape = _open_2d_t(path)
+    pixels = mapped(shape)
+    for first, part in _parts(path, reader, shape):
+        for frame, slice_ in np.ndindex(part.shape[:2]):
+            pixels[first + frame, slice_] = part[frame, slice_]
+            check_pixels(pixels[first + frame, slice_], f"{path} (slice {slice_}, frame {first + frame})")
+            release(pixels)
     return pixels, geometry
 
 
@@ -84,7 +87,8 @@ def read_labels(path: Path) -> np.ndarray:
     Raises:
         InputError: where the file is missing, not an image, not 2D+t, or holds other numbers than 0, 1, 2, ...
     """
-    labels, _ = _read_2d_t(path)
+    reader, _, shape = _open_2d_t(path)
+    labels = np.concatenate([part for _, part in _parts(path, reader, shape)])
     if (labels < 0).any() or (labels != np.floor(labels)).any():
         raise InputError(f"{path}: not labels; a mask holds whole numbers, 0 the background, 1, 2, ... the organs")
     return labels.astype(np.int32)
@@ -222,22 +226,33 @@ def write_displacement(path: Path, displacement: np.ndarray, geometry: Geometry)
     _write(path, sitk.GetImageFromArray(vectors, isVector=True), geometry)
 
 
-def _read_2d_t(path: Path) -> tuple[np.ndarray, Geometry]:
-    """``[frames, slices, H, W]`` of the file's own type, and the file's geometry."""
-    image = _read(path)
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{path}: {image.GetNumberOfComponentsPerPixel()} values per pixel; a grey series is needed")
-    pixels = sitk.GetArrayFromImage(image)
-    if pixels.ndim == 3:
-        pixels = pixels[:, None]
-    if pixels.ndim != 4:
-        raise InputError(f"{path}: {pixels.ndim}D; a series has the axes x, y, slice, frame, or x, y, frame")
-    if pixels.shape[0] < 2:
+def _open_2d_t(path: Path) -> tuple[sitk.ImageFileReader, Geometry, tuple[int, ...]]:
+    """A reader that knows the file's header, the file's geometry, and the shape ``[frames, slices, H, W]`` of what it holds."""
+    reader = _open(path)
+    if reader.GetNumberOfComponents() != 1:
+        raise InputError(f"{path}: {reader.GetNumberOfComponents()} values per pixel; a grey series is needed")
+    shape = tuple(reversed(reader.GetSize()))
+    if len(shape) == 3:
+        shape = (shape[0], 1, *shape[1:])
+    if len(shape) != 4:
+        raise InputError(f"{path}: {len(shape)}D; a series has the axes x, y, slice, frame, or x, y, frame")
+    if shape[0] < 2:
         raise InputError(f"{path}: a series of one frame; at least two frames are needed")
-    return pixels, _geometry(image)
+    return reader, _geometry(reader), shape
 
 
-def _geometry(image: sitk.Image) -> Geometry:
+def _parts(path: Path, reader: sitk.ImageFileReader, shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
+    """A few frames at a time, with the number of the first: where the format allows, no more are held."""
+    size = reader.GetSize()
+    at_once = max(1, _VALUES_AT_ONCE // math.prod(size[:-1]))
+    for first in range(0, size[-1], at_once):
+        count = min(at_once, size[-1] - first)
+        reader.SetExtractIndex((*(0,) * (len(size) - 1), first))
+        reader.SetExtractSize((*size[:-1], count))
+        yield first, sitk.GetArrayFromImage(_execute(path, reader)).reshape(count, *shape[1:])
+
+
+def _geometry(image: sitk.Image | sitk.ImageFileReader) -> Geometry:
     return Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 
@@ -248,17 +263,33 @@ def _place(image: sitk.Image, geometry: Geometry) -> None:
 
 
 def _read(path: Path) -> sitk.Image:
+    return _execute(path, _open(path))
+
+
+def _open(path: Path) -> sitk.ImageFileReader:
+    """A reader that knows the file's header; nothing is missing at the file's end."""
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.is_dir():
         raise InputError(f"{path}: a folder; name one image file")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    with _readable(path):
+        reader.ReadImageInformation()
+        _check_whole(path, reader)
+    return reader
+
+
+def _execute(path: Path, reader: sitk.ImageFileReader) -> sitk.Image:
+    with _readable(path):
+        return reader.Execute()
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
         with _without_itks_own_words():
-            reader.ReadImageInformation()
-            _check_whole(path, reader)
-            return reader.Execute()
+            yield
     except (RuntimeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: not an image that can be read (truncated, or not of a known format)") from error
 

@@ -4,10 +4,17 @@ The residuals are the image differences :math:`r(x) = M(x + f_\theta(x)) - F(x)`
 :math:`\nabla M` at the warped points, every local transformation adds its own columns to the Jacobian, :math:`\nabla M \cdot
 \partial l / \partial\theta`: seven maps made of one Gaussian. The total variation enters as a sum of squares whose weights are
 those of the last step (lagged diffusivity; Vogel and Oman, SIAM Journal on Scientific Computing 17(1), 1996).
+
+A coil's sensitivity stays where it is while tissue moves through it, and would be taken for motion. So what a smooth change of
+brightness explains does not count: the mismatch is :math:`\min_c \overline{(r - B^T c)^2} + \rho |c|^2`, where the rows of
+``B`` are polynomials of second degree, and those times the fixed image. ``c`` is solved for in place (variable projection;
+Golub and Pereyra, SIAM Journal on Numerical Analysis 10(2), 1973).
 """
 
 import functools
+import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -24,6 +31,7 @@ Array = jax.Array
 # The field is smooth, so few pixels show how it rises; rises below the floor, a slope of an eighth, count as squares.
 _TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = 13, 256, 1e-3
 _MOST_PIXELS = 6000  # a hundred unknowns need no more, and the time grows with them
+_BRIGHTNESS_PRIOR = 1e-2
 
 
 class Seen(NamedTuple):
@@ -33,12 +41,14 @@ class Seen(NamedTuple):
         points: ``[pixels, d]``, the fixed image's pixels that are looked at.
         fixed: ``[pixels]``, their values.
         counted: ``[pixels]`` bool, those that count.
+        brightness: ``[terms, pixels]``, what the terms of a smooth change of brightness do to the fixed image.
         moving: ``[*spatial, 1]``, the whole moving image.
     """
 
     points: Array
     fixed: Array
     counted: Array
+    brightness: Array
     moving: Array
 
 
@@ -49,26 +59,35 @@ def look(fixed: Array, moving: Array, mask: Array | None) -> Seen:
     shear = round(0.618 * every)  # neighbouring rows begin far from each other
     lattice = np.flatnonzero(sum(n * shear**axis for axis, n in enumerate(np.indices(shape))) % every == 0)
     counted = jnp.ones(shape, bool) if mask is None else mask
-    points = coordinates(shape).reshape(-1, len(shape))
-    return Seen(points[lattice], fixed.ravel()[lattice], counted.ravel()[lattice], moving)
+    points = coordinates(shape).reshape(-1, len(shape))[lattice]
+    values = fixed.ravel()[lattice]
+    smooth = _polynomials(points)
+    return Seen(points, values, counted.ravel()[lattice], jnp.concatenate([smooth, smooth * values[None]]), moving)
 
 
 def objective(seen: Seen, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
-    """Masked MSE + ``tv_weight`` * TV, and the Jacobian determinants ``[pixels]`` of the map."""
+    """Masked MSE apart from brightness + ``tv_weight`` * TV, and the Jacobian determinants ``[pixels]`` of the map."""
     field, determinants = displacement_and_determinant(from_free(free), seen.points)
     moved = seen.points + field
     counted = inside(moved) & seen.counted
-    squared = jnp.where(counted, (sample(seen.moving, moved)[..., 0] - seen.fixed) ** 2, 0.0)
+    residuals = jnp.where(counted, sample(seen.moving, moved)[..., 0] - seen.fixed, 0.0)
+    explained, solve = _brightness(seen, counted)
+    found = explained @ residuals
+    pixels = jnp.maximum(jnp.sum(counted), 1)
     coarse = displacement(from_free(free), coordinates((_TV_PIXELS,) * field.shape[-1]))
-    return jnp.sum(squared) / jnp.maximum(jnp.sum(counted), 1) + tv_weight * jnp.mean(_steepness(coarse)), determinants
+    return (residuals @ residuals - found @ solve(found)) / pixels + tv_weight * jnp.mean(_steepness(coarse)), determinants
 
 
 def normal_equations(seen: Seen, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
     """Half the objective's curvature ``[7 T, 7 T]``, to the first order of its squares, and half its slope ``[7 T]``."""
-    residuals, rows = _linearised(seen, free)
-    pixels = jnp.maximum(jnp.sum(seen.counted), 1)
+    residuals, rows, counted = _linearised(seen, free)
+    explained, solve = _brightness(seen, counted)
+    shared = rows @ explained.T
+    normal = rows @ rows.T - shared @ solve(shared.T)
+    slope = rows @ residuals - shared @ solve(explained @ residuals)
+    pixels = jnp.maximum(jnp.sum(counted), 1)
     tv_normal, tv_slope = _total_variation(free)
-    return rows @ rows.T / pixels + tv_weight * tv_normal, rows @ residuals / pixels + tv_weight * tv_slope
+    return normal / pixels + tv_weight * tv_normal, slope / pixels + tv_weight * tv_slope
 
 
 def flat(free: FreeGaussians) -> Array:
@@ -83,8 +102,23 @@ def unflat(vector: Array, like: FreeGaussians) -> FreeGaussians:
     return FreeGaussians(*(part.reshape(old.shape[::-1]).T for part, old in parts))
 
 
-def _linearised(seen: Seen, free: FreeGaussians) -> tuple[Array, Array]:
-    """Residuals ``[pixels]`` and their Jacobian, transposed, ``[7 x T, pixels]``, in the order of ``flat``."""
+def _polynomials(points: Array) -> Array:
+    """Chebyshev's, of second degree in all coordinates together: ``[terms, pixels]``."""
+    at = components(points)
+    mixed = [one * other for one, other in itertools.combinations(at, 2)]
+    return jnp.stack([jnp.ones_like(at[0]), *at, *mixed, *(2.0 * one**2 - 1.0 for one in at)])
+
+
+def _brightness(seen: Seen, counted: Array) -> tuple[Array, Callable[[Array], Array]]:
+    """The terms ``B [terms, pixels]`` where they count, and what solves their normal equations with the prior."""
+    terms = jnp.where(counted[None], seen.brightness, 0.0)
+    pixels = jnp.maximum(jnp.sum(counted), 1)
+    factor = jax.scipy.linalg.cho_factor(terms @ terms.T + _BRIGHTNESS_PRIOR * pixels * jnp.eye(len(terms)))
+    return terms, functools.partial(jax.scipy.linalg.cho_solve, factor)
+
+
+def _linearised(seen: Seen, free: FreeGaussians) -> tuple[Array, Array, Array]:
+    """Residuals ``[pixels]``; their Jacobian, transposed, ``[7 x T, pixels]``, in the order of ``flat``; where they count."""
     moved = seen.points + displacement(from_free(free), seen.points)
     value, slopes = _value_and_slopes(seen.moving, moved)
     counted = inside(moved) & seen.counted
@@ -92,7 +126,7 @@ def _linearised(seen: Seen, free: FreeGaussians) -> tuple[Array, Array]:
     bells = jax.vmap(_bell_of)(free)
     # A loop, whose every turn leaves seven plain arrays: what XLA makes of one array stacked for all is ten times slower.
     rows = jax.lax.map(lambda bell: _rows(slopes, bell, components(seen.points)), bells)
-    return jnp.where(counted, value - seen.fixed, 0.0), jnp.concatenate(rows)
+    return jnp.where(counted, value - seen.fixed, 0.0), jnp.concatenate(rows), counted
 
 
 def _total_variation(free: FreeGaussians) -> tuple[Array, Array]:

@@ -125,6 +125,28 @@ def refine_batch(
     return jax.lax.map(one, (fixed, moving, gaussians), batch_size=at_once)
 
 
+@jax.jit
+def best_share(
+    fixed: Array, moving: Array, gaussians: Gaussians, *, mask: Array | None = None, tv_weight: float = 0.05
+) -> Gaussians:
+    """The Gaussians with that share of their weights (all, half, a quarter, none) whose objective, see ``refine``, is lowest.
+
+    A network that does not know the images may answer with a field worse than none.
+
+    Args:
+        fixed: ``[*spatial, 1]``, standardised.
+        moving: the same shape.
+        gaussians: fields ``[T, ...]``.
+        mask: ``[*spatial]`` bool, the fixed image's pixels that count; by default all.
+        tv_weight: weight of the isotropic total variation.
+
+    Returns:
+        the same number of Gaussians.
+    """
+    seen = look(fixed, moving, mask)
+    return from_free(_best_share(to_free(gaussians), lambda free: objective(seen, free, tv_weight)[0]))
+
+
 def _least(determinants: Array) -> Array:
     """The smallest of them, softened: its slope is that of all that are near the smallest."""
     return jnp.sum(jax.nn.softmax(-_SHARPNESS * determinants.ravel()) * determinants.ravel())
@@ -143,10 +165,7 @@ def _along_the_fold(matrix: Array, downhill: Array, least: Array, rise: Array) -
 
 
 def _best_share(free: FreeGaussians, judge: Callable[[FreeGaussians], Array]) -> FreeGaussians:
-    """The Gaussians with that share of their weights, none among them, that is judged best.
-
-    A network that does not know the images may answer with a field worse than none, or near a fold, where steps are barred.
-    """
+    """The Gaussians with that share of their weights, none among them, that is judged best."""
     shares = jnp.asarray(_SHARES)
     judged = jax.lax.map(lambda share: judge(free._replace(weight=share * free.weight)), shares)
     return free._replace(weight=shares[jnp.argmin(judged)] * free.weight)

@@ -100,7 +100,11 @@ def _from_file(path: Path) -> Recording:
         suffix = "".join(path.suffixes[-2:]) if path.name.lower().endswith(".nii.gz") else path.suffix
         target = folder / f"warped{suffix.lower()}"
         new = (*(spacing or whole.spacing[:2]), *whole.spacing[2:])
-        write_image(target, np.stack(registered, axis=1), whole._replace(spacing=new))
+        stacked = mapped((len(pixels), len(registered), *pixels.shape[2:]))
+        for index, frames in enumerate(registered):
+            for row, frame in zip(rows(stacked), rows(frames), strict=True):
+                row[index] = frame
+        write_image(target, stacked, whole._replace(spacing=new))
         return target
 
     # A time axis of spacing 1 is what a file without times is read with.

@@ -1,10 +1,13 @@
 """Files and physical space: what is written opens in ITK at the right place and does there what it does here."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.ndimage
 import SimpleITK as sitk
 
+from r2n2_jax import io
 from r2n2_jax.errors import InputError
 from r2n2_jax.files import new_folder, write_json
 from r2n2_jax.geometry import Geometry, points_from_px, points_to_px, to_physical_mm, to_px
@@ -175,6 +178,17 @@ def test_bad_images_are_named_with_what_is_wrong(name, tmp_path):
 def test_bad_series_are_named_with_what_is_wrong(shape, message, tmp_path):
     with pytest.raises(InputError, match=message):
         read_frames(write(tmp_path / "series.mha", ramp(*shape)))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha", ".mhd", ".nrrd"])
+@pytest.mark.parametrize("slices", [(), (2,)])
+def test_a_long_series_is_read_in_parts_that_make_the_whole(suffix, slices, tmp_path, monkeypatch):
+    frames = ramp(7, *slices, 12, 9)
+    path = write(tmp_path / f"series{suffix}", frames)
+    monkeypatch.setattr(io, "_VALUES_AT_ONCE", 3 * math.prod(frames.shape[1:]))
+    pixels, geometry = read_frames(path)
+    np.testing.assert_array_equal(pixels, frames.reshape(7, -1, 12, 9))
+    assert geometry.size == frames.shape[::-1]
 
 
 def test_a_series_with_a_constant_frame_names_it(tmp_path):

@@ -70,6 +70,17 @@ def test_remat_and_unroll_change_the_program_not_the_gradient(key):
     chex.assert_trees_all_close(gradient(False, 1), gradient(True, 2), atol=1e-5)
 
 
+def test_bfloat16_is_near_and_not_the_same(key):
+    """Only the features are of that precision: what the network answers with, and the weights, stay float32."""
+    fixed, moving = smooth_pair(key)[:, None]
+    params = random_params(CONFIG)
+    exact = apply(CONFIG, params, fixed, moving)
+    near = apply(dataclasses.replace(CONFIG, precision="bfloat16"), params, fixed, moving)
+    chex.assert_trees_all_equal_dtypes(exact, near)
+    error = float(jnp.abs(exact.displacement - near.displacement).max())
+    assert 0 < error < 0.05 * float(jnp.abs(exact.displacement).max())
+
+
 def test_the_same_weights_run_at_any_length(key):
     fixed, moving = smooth_pair(key)[:, None]
     params = random_params(CONFIG)

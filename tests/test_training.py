@@ -1,5 +1,6 @@
 """The loss, the optimiser, one step, checkpoints, and a run killed in the middle."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -100,6 +101,30 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(key):
     assert (
         np.abs(before["step"]["stem"]["conv"]["kernel"] - np.asarray(state.params["step"]["stem"]["conv"]["kernel"])).max() > 0
     )
+
+
+def test_a_batch_in_parts_has_the_whole_batchs_gradient(key):
+    """By AMSGrad's first moments, linear in it; the control, one of the parts alone, has another."""
+    fixed, moving = jnp.stack([smooth_pair(each) for each in jax.random.split(key, 4)], axis=1)
+
+    def gradient(accumulate, pairs):
+        training = dataclasses.replace(CONFIG.training, batch=4, accumulate=accumulate)
+        state, metrics = make_train_step(dataclasses.replace(CONFIG, training=training))(
+            fresh_state(), fixed[:pairs], moving[:pairs]
+        )
+        assert int(state.step) == 1
+        return jax.tree.leaves(state.opt_state.inner_state[1][0].mu), float(metrics["loss"])
+
+    (whole, loss), (parts, same), (half, _) = gradient(1, 4), gradient(2, 4), gradient(1, 2)
+    assert same == pytest.approx(loss, rel=1e-5)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in whole)
+    chex.assert_trees_all_close(parts, whole, atol=1e-4 * scale)
+    assert max(float(jnp.abs(one - two).max()) for one, two in zip(half, whole, strict=True)) > 0.01 * scale
+
+
+def test_a_batch_that_cannot_be_parted_evenly_is_refused():
+    with pytest.raises(ValueError, match="batch must be a multiple of accumulate"):
+        TrainingConfig(batch=8, accumulate=3)
 
 
 def test_the_step_reuses_the_old_states_memory(key):

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.interpolate import BSpline
+from scipy.ndimage import gaussian_filter
 
-from r2n2_jax.least_squares import _linearised, _total_variation, flat, look, unflat
+from r2n2_jax import least_squares
+from r2n2_jax.least_squares import _linearised, _total_variation, flat, look, normal_equations, objective, unflat
 from r2n2_jax.levenberg_marquardt import _along_the_fold, refine
 from r2n2_jax.losses import pair_loss
 from r2n2_jax.ops.gaussian import Gaussians, displacement, displacement_and_determinant
@@ -18,7 +20,7 @@ from r2n2_jax.ops.warp import sample
 from r2n2_jax.optimise import Settings, fit
 from r2n2_jax.transforms.bspline import basis, bspline, intervals
 from r2n2_jax.transforms.dense import DENSE
-from r2n2_jax.transforms.gaussians import from_free, gaussians, to_free
+from r2n2_jax.transforms.gaussians import FreeGaussians, from_free, gaussians, to_free
 from r2n2_jax.transforms.model import numbers
 
 SHAPE = (40, 33)
@@ -142,10 +144,68 @@ def test_the_jacobian_of_the_refinement_is_that_of_the_residuals():
         return (sample(moving, points + field) - fixed)[5:-5, 5:-5].ravel()
 
     expected = jax.jacfwd(residuals)(flat(free))
-    value, rows = _linearised(look(fixed, moving, None), free)
+    value, rows, counted = _linearised(look(fixed, moving, None), free)
     inner = np.s_[5:-5, 5:-5]
+    assert counted.reshape(SHAPE)[inner].all()
     np.testing.assert_allclose(value.reshape(SHAPE)[inner].ravel(), residuals(flat(free)), atol=1e-5)
     np.testing.assert_allclose(rows.T.reshape(*SHAPE, -1)[inner].reshape(expected.shape), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (12, 13, 14)])
+def test_what_a_smooth_change_of_brightness_explains_is_left_out(shape):
+    """The objective against NumPy's ridge regression in float64, and nothing left of a difference that is such a change."""
+    d = len(shape)
+    random = np.random.default_rng(0)
+    fixed, difference = (gaussian_filter(random.normal(size=shape), 1.5) for _ in range(2))
+    none = FreeGaussians(*(jnp.zeros((1, n)) for n in (d, d, d * (d - 1) // 2, d)))
+    grid = np.asarray(coordinates(shape), np.float64).reshape(-1, d).T
+    degrees = [n for n in np.ndindex((3,) * d) if sum(n) <= 2]
+    smooth = np.array([np.prod([np.cos(n * np.arccos(np.clip(x, -1, 1))) for n, x in zip(of, grid, strict=True)], axis=0)
+                       for of in degrees])  # fmt: skip
+    terms = np.concatenate([smooth, smooth * fixed.ravel()]).T
+    prior = np.sqrt(1e-2 * len(terms)) * np.eye(terms.shape[1])
+
+    def expected(difference):
+        system, wanted = np.concatenate([terms, prior]), np.concatenate([difference.ravel(), np.zeros(len(prior))])
+        found = np.linalg.lstsq(system, wanted, rcond=None)[0]
+        return np.sum((system @ found - wanted) ** 2) / len(terms)
+
+    def ours(difference):
+        pair = (jnp.asarray(image, jnp.float32)[..., None] for image in (fixed, fixed + difference))
+        return float(objective(look(*pair, None), none, 0.0)[0])
+
+    assert ours(difference) == pytest.approx(expected(difference), rel=1e-3)
+    explained = (0.3 * grid[0] * fixed.ravel() + 0.2 * grid[1]).reshape(shape)
+    assert ours(explained) == pytest.approx(expected(explained), rel=1e-2)
+    assert ours(explained) < 0.1 * np.mean(explained**2)
+
+
+def test_the_normal_equations_have_the_objectives_slope():
+    """Half of it, where the total variation has no weight."""
+    fixed, moving = (image[..., None] for image in known_pair(SHAPE))
+    seen = look(fixed, 1.1 * moving, None)
+    free = jax.tree.map(lambda value: value + 0.013, to_free(TRUE))
+    _, slope = normal_equations(seen, free, 0.0)
+    expected = jax.grad(lambda vector: objective(seen, unflat(vector, free), 0.0)[0])(flat(free))
+    np.testing.assert_allclose(slope, 0.5 * expected, atol=1e-3 * float(jnp.abs(expected).max()))
+
+
+def test_refinement_is_not_misled_by_a_smooth_change_of_brightness(monkeypatch):
+    """As a coil's sensitivity makes it; the control, without the terms that stand for it, is misled."""
+    shape = (64, 64)
+    fixed, moving = known_pair(shape)
+    x, y = jnp.moveaxis(coordinates(shape), -1, 0)
+    pair = [standardise(image[..., None]) for image in (fixed * (1.0 + 0.4 * x) + 0.4 * y, moving)]
+    start = TRUE._replace(weight=0.5 * TRUE.weight)
+
+    def missed(iterations):
+        found = refine(*pair, start, iterations=iterations).gaussians
+        return error_px(displacement(found, coordinates(shape)), shape)
+
+    modelled = missed(20)
+    monkeypatch.setattr(least_squares, "_BRIGHTNESS_PRIOR", 1e9)
+    assert modelled < 0.12
+    assert missed(21) > 3.0 * modelled
 
 
 def test_the_slope_of_the_total_variation_is_that_of_the_total_variation():

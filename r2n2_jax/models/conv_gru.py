@@ -1,4 +1,4 @@
-"""The convolutional gated recurrent unit (eqs 10-13) on batches of feature maps ``[B, *spatial, C]`` float32."""
+"""The convolutional gated recurrent unit (eqs 10-13) on batches of feature maps ``[B, *spatial, C]``."""
 
 import flax.linen as nn
 import jax
@@ -50,7 +50,7 @@ class ConvGRU(nn.Module):
         reset, update = jnp.split(nn.sigmoid(input_gates + from_state), 2, axis=-1)
         shape = (*(3,) * (inputs.ndim - 2), self.features, self.features)
         kernel = self._noisy(self.param("state_proposal", nn.initializers.lecun_normal(), shape))
-        proposal = nn.tanh(input_proposal + convolve(reset * state, kernel, 1))
+        proposal = nn.tanh(input_proposal + convolve(reset * state, kernel.astype(state.dtype), 1))
         state = (1.0 - update) * state + update * proposal
         return self._noisy(state), state
 

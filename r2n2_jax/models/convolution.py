@@ -1,4 +1,4 @@
-"""Convolutions of batches of feature maps ``[B, *spatial, C]`` float32 whose gradients are as fast in a loop as outside."""
+"""Convolutions of batches of feature maps ``[B, *spatial, C]`` whose gradients are as fast in a loop as outside."""
 
 import functools
 
@@ -44,7 +44,7 @@ convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 class Convolution(nn.Module):
-    """``convolve`` with a learned kernel and bias.
+    """``convolve`` with a learned kernel and bias, float32 both, in the precision of the features.
 
     Attributes:
         features: channels out.
@@ -62,11 +62,12 @@ class Convolution(nn.Module):
     def __call__(self, features: Array) -> Array:
         """``[B, *ceil(spatial / stride), features]``."""
         shape = (*(self.width,) * (features.ndim - 2), features.shape[-1], self.features)
-        result = convolve(features, self.param("kernel", nn.initializers.lecun_normal(), shape), self.stride)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        result = convolve(features, kernel.astype(features.dtype), self.stride)
         if not self.use_bias:
             return result
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return result + jnp.expand_dims(bias, range(features.ndim - 1))
+        return result + jnp.expand_dims(bias, range(features.ndim - 1)).astype(features.dtype)
 
 
 def _correlate(features: Array, kernel: Array, stride: int) -> Array:

@@ -1,4 +1,4 @@
-"""The gated recurrent registration unit (figure 4c) on batches of feature maps ``[B, *spatial, C]`` float32."""
+"""The gated recurrent registration unit (figure 4c) on batches of feature maps ``[B, *spatial, C]``."""
 
 import flax.linen as nn
 import jax

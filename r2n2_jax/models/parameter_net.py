@@ -1,4 +1,4 @@
-"""The parameter network (figure 4b, eq 18) on batches of feature maps ``[B, *spatial, C]`` float32."""
+"""The parameter network (figure 4b, eq 18) on batches of feature maps ``[B, *spatial, C]``."""
 
 from typing import Literal
 
@@ -50,7 +50,7 @@ class ParameterNetwork(nn.Module):
         """``(variance [B, d], rotation [B, d (d - 1) / 2], c_v [B, d])``."""
         d = features.ndim - 2
         channels = features.shape[-1]
-        features = NormalisedConv(channels, norm=self.norm, name="first")(features)
+        features = NormalisedConv(channels, norm=self.norm, name="first")(features.astype(jnp.float32))
         left, right = jnp.split(features, [channels // 2], axis=-1)
         left = NormalisedConv(right.shape[-1], norm=self.norm, name="second")(activate(self.activation, left))
         pooled = jnp.sum(left * jax.vmap(spatial_softmax)(right), axis=tuple(range(1, d + 1)))

@@ -79,7 +79,7 @@ class RegistrationStep(nn.Module):
         c = self.config
         norm = c.norm == "instance"
         grid = jnp.broadcast_to(points[None], (*fixed.shape[:-1], c.ndim))
-        features = jnp.concatenate([fixed, look.warped, grid], axis=-1)
+        features = jnp.concatenate([fixed, look.warped, grid], axis=-1).astype(c.precision)
         features = activate(c.activation, NormalisedConv(c.channels[0], 7, 2, norm, name="stem")(features))
         states, positions, weights = [], [], []
         for level, width in enumerate(c.channels[1:]):
@@ -152,7 +152,7 @@ def _first_look(config: ModelConfig, fixed: Array, moving: Array) -> Look:
     states = []
     for channels in config.channels[:-1]:
         spatial = [-(-n // 2) for n in spatial]
-        states.append(jnp.zeros((batch, *spatial, channels), fixed.dtype))
+        states.append(jnp.zeros((batch, *spatial, channels), config.precision))
     return Look(jnp.zeros((*fixed.shape[:-1], config.ndim), fixed.dtype), moving, tuple(states))
 
 

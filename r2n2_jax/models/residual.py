@@ -1,4 +1,4 @@
-"""Convolutions with their norm and activation, and the residual block, on batches ``[B, *spatial, C]`` float32."""
+"""Convolutions with their norm and activation, and the residual block, on batches ``[B, *spatial, C]``."""
 
 from typing import Literal
 
@@ -35,7 +35,7 @@ class NormalisedConv(nn.Module):
     def __call__(self, features: Array) -> Array:
         """``[B, *spatial / stride, features]``."""
         features = Convolution(self.features, self.width, self.stride, name="conv")(features)
-        return nn.InstanceNorm(name="norm")(features) if self.norm else features
+        return nn.InstanceNorm(dtype=features.dtype, name="norm")(features) if self.norm else features
 
 
 class ResidualBlock(nn.Module):

@@ -82,7 +82,7 @@ def train(
     checkpoints = Checkpoints(workdir, create=True)
     # Resume order: 1. the state, whose step says how far the run had come; 2. the data from that step on; 3. the curves,
     # cleared of what a killed run wrote after its last checkpoint. The noise needs nothing: its key is in the state.
-    mesh = training_mesh(config.training.batch, devices)
+    mesh = training_mesh(config.training.at_once, devices)
     everywhere = NamedSharding(mesh, EVERYWHERE)
     if checkpoints.latest is None:
         state = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)(config, params)

@@ -33,10 +33,12 @@ def make_train_step(config: Config) -> Callable[[TrainState, Array, Array], tupl
         losses, terms = each(fixed, sequence.warped, sequence.inside, sequence.displacement, config.optimiser.tv_weight)
         return jnp.mean(losses), jax.tree.map(jnp.mean, terms)
 
+    slope = jax.value_and_grad(loss, has_aux=True)
+
     @functools.partial(jax.jit, donate_argnums=0)
     def train_step(state: TrainState, fixed: Array, moving: Array) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
-        (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, key, fixed, moving)
+        (value, terms), gradient = _in_parts(config.training.accumulate, slope, state.params, key, fixed, moving)
         updates, opt_state = optimiser.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
@@ -49,3 +51,19 @@ def make_train_step(config: Config) -> Callable[[TrainState, Array, Array], tupl
         return TrainState(params, opt_state, state.step + 1, state.key), metrics
 
     return train_step
+
+
+def _in_parts(parts: int, slope: Callable[..., Any], params: Any, key: Array, fixed: Array, moving: Array) -> Any:
+    """The mean of ``slope(params, key, fixed, moving)`` over the batch's parts, of which one at a time is in memory."""
+    if parts == 1:
+        return slope(params, key, fixed, moving)
+
+    def add(total: Any, part: tuple[Array, Array, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, slope(params, *part)), None
+
+    # Every part takes pairs from all over the batch, so that each device works on its own.
+    split = [jnp.swapaxes(images.reshape(-1, parts, *images.shape[1:]), 0, 1) for images in (fixed, moving)]
+    shapes = jax.eval_shape(slope, params, key, split[0][0], split[1][0])
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, nothing, (jax.random.split(key, parts), *split))
+    return jax.tree.map(lambda leaf: leaf / parts, total)
