@@ -17,7 +17,7 @@ from r2n2_jax.geometry import Geometry, to_px
 from r2n2_jax.landmarks import place_landmarks
 from r2n2_jax.mapped import mapped, release
 from r2n2_jax.recording import Recording
-from r2n2_jax.registration import Registrar, Registration
+from r2n2_jax.registration import EVERYDAY_REFINE, Registrar, Registration
 
 FixedFrame = int | Literal["mean-position", "mean-intensity"]
 
@@ -30,7 +30,7 @@ class Options:
     """The frame that the others are brought to: its number, counted from 0, or how it is chosen."""
     steps: int | None = None
     """Local transformations a frame; by default as many as in training."""
-    refine: int = 10
+    refine: int = EVERYDAY_REFINE
     """Steps of instance refinement: the transformations found are fitted to each frame alone, so many steps at the model's
     resolution and half as many at twice that, where the images have it. 0: the network alone."""
     fields: bool = True

@@ -37,6 +37,7 @@ Array = jax.Array
 _SHARE = {"cpu": 5}  # pairs that a device registers at once; as many as a B-spline is fitted to
 _ACCELERATORS_SHARE = 16
 _LEAST_OVERLAP = 0.25
+EVERYDAY_REFINE = 10  # where no other number is asked for
 CONVENTION = (
     "warped(x) = moving(x + f(x)), f(x) = sum of weight exp(-1/2 (x - position)^T Sigma^-1 (x - position)), "
     "Sigma = R(rotation) diag(variance) R(rotation)^T; components (x, y[, z]), x along image columns; pixel centres "
@@ -149,7 +150,7 @@ class Registrar:
         moving: ImageLike,
         *,
         steps: int | None = None,
-        refine: int = 0,
+        refine: int = EVERYDAY_REFINE,
         mask: np.ndarray | None = None,
     ) -> Registration:
         """Registers one pair.
@@ -162,7 +163,7 @@ class Registrar:
             moving: the same; an array must have the fixed one's shape.
             steps: local transformations; by default as many as in training.
             refine: Levenberg-Marquardt steps on them, for this pair alone: so many at the model's resolution, then half as many
-                at twice that, where the images have it.
+                at twice that, where the images have it. 0: the network alone.
             mask: ``[*spatial]`` bool, the fixed image's pixels that refinement looks at; by default all.
 
         Raises:
@@ -190,7 +191,7 @@ class Registrar:
         return dataclasses.replace(result, warped=warped, inside=seen)
 
     def register_series(
-        self, frames: np.ndarray, fixed: int | None = None, *, steps: int | None = None, refine: int = 0
+        self, frames: np.ndarray, fixed: int | None = None, *, steps: int | None = None, refine: int = EVERYDAY_REFINE
     ) -> Registration:
         """Registers every frame of a series to one of them.
 

@@ -12,12 +12,16 @@ import pytest
 chex.set_n_cpu_devices(4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Many tests, and the commands that they start, compile the same programs: they share them for the length of the session.
-_programs = tempfile.TemporaryDirectory(prefix="r2n2_jax-tests-")
-atexit.register(_programs.cleanup)
-os.environ |= {"JAX_COMPILATION_CACHE_DIR": _programs.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
-jax.config.update("jax_compilation_cache_dir", _programs.name)
+# Many tests, and the commands that they start, compile the same programs: all workers share them for the length of the session.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _programs = tempfile.TemporaryDirectory(prefix="r2n2_jax-tests-")
+    atexit.register(_programs.cleanup)
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": _programs.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    # What the programs compute is tested and not how fast: half the time goes into making them fast.
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_disable_most_optimizations", True)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

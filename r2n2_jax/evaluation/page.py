@@ -43,7 +43,7 @@ def _figures(
     order = ranked(outcomes["network"].metrics, "mse" if results["tre_mm"] is None else "tre_mm")
     which, pair = order[len(order) // 2]
     case = cases[which]
-    example = registrar.register(case.fixed[pair], case.moving[pair])
+    example = registrar.register(case.fixed[pair], case.moving[pair], refine=0)
     sequence = figures.draw_sequence(case.fixed[pair], case.moving[pair], example.parameters, aspect=case.aspect)
     yield figure("The median pair, step by step", sequence, "Warped image, difference, local transformations.")
     gif = figures.animate_series(case.moving, outcomes["refined"].warped[which], aspect=case.aspect)

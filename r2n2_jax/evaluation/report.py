@@ -34,7 +34,7 @@ def evaluate(
     results = tables.summarise(cases, outcomes, registrar.config)
     case, pair = page.ranked(outcomes["network"].metrics, "mse")[sum(len(one.fixed) for one in cases) // 2]
     fixed, moving = cases[case].fixed[pair], cases[case].moving[pair]
-    shown = registrar.register(fixed, moving)
+    shown = registrar.register(fixed, moving, refine=0)
     figures.save_registration(folder / "registration.png", fixed, moving, shown, aspect=cases[case].aspect)
     write_json(folder / "results.json", results)
     tables.write_pairs(folder / "pairs.csv", cases, outcomes)
