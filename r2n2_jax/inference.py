@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from r2n2_jax.config import ModelConfig
 from r2n2_jax.devices import EVERYWHERE, PAIRS, copy_to_all, mesh, spread
-from r2n2_jax.levenberg_marquardt import MOST_PIXELS, best_share, refine_batch
+from r2n2_jax.levenberg_marquardt import best_share, refine_batch
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
@@ -111,15 +111,13 @@ def _refined(
     gaussians: Gaussians, model: ModelConfig, fixed: Array, moving: Array, mask: Array | None, *, iterations: int
 ) -> Gaussians:
     """At the model's resolution, and half as many steps at twice that where the images have it."""
-    levels = [(model.resolution, iterations, MOST_PIXELS)]
+    levels = [(model.resolution, iterations)]
     if min(fixed.shape[1:]) >= 2 * model.resolution and iterations > 1:
-        # On the way to the finer level half the pixels do.
-        levels = [(model.resolution, iterations, MOST_PIXELS // 2), (2 * model.resolution, iterations // 2, MOST_PIXELS)]
-    for resolution, steps, pixels in levels:
+        levels.append((2 * model.resolution, iterations // 2))
+    for resolution, steps in levels:
         shape = (resolution,) * model.ndim
         counted = None if mask is None else _resampled(mask, shape)
-        pair = _prepared(fixed, shape), _prepared(moving, shape)
-        gaussians = refine_batch(*pair, gaussians, mask=counted, iterations=steps, most_pixels=pixels)
+        gaussians = refine_batch(_prepared(fixed, shape), _prepared(moving, shape), gaussians, mask=counted, iterations=steps)
     return gaussians
 
 

@@ -30,6 +30,7 @@ Array = jax.Array
 
 # The field is smooth, so few pixels show how it rises; rises below the floor, a slope of an eighth, count as squares.
 _TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = 9, 256, 1e-3
+_MOST_PIXELS = 6000  # a hundred unknowns need no more, and the time grows with them
 _BRIGHTNESS_PRIOR = 1e-2
 
 
@@ -51,10 +52,10 @@ class Seen(NamedTuple):
     moving: Array
 
 
-def look(fixed: Array, moving: Array, mask: Array | None, most_pixels: int) -> Seen:
-    """A lattice of at most so many of the fixed image's pixels."""
+def look(fixed: Array, moving: Array, mask: Array | None) -> Seen:
+    """A lattice of at most ``_MOST_PIXELS`` of the fixed image's pixels."""
     shape = fixed.shape[:-1]
-    every = -(-math.prod(shape) // most_pixels)
+    every = -(-math.prod(shape) // _MOST_PIXELS)
     shear = round(0.618 * every)  # neighbouring rows begin far from each other
     lattice = np.flatnonzero(sum(n * shear**axis for axis, n in enumerate(np.indices(shape))) % every == 0)
     counted = jnp.ones(shape, bool) if mask is None else mask

@@ -14,14 +14,13 @@ from r2n2_jax.transforms.gaussians import FreeGaussians, from_free, to_free
 
 Array = jax.Array
 
-MOST_PIXELS = 6000  # a hundred unknowns need no more, and the time grows with them
 _SHARES = (1.0, 0.5, 0.25, 0.0)
 _FIRST_DAMPING, _LEAST_DAMPING = 0.1, 1e-6
 _LADDER = (0.2, 1.0, 5.0)  # of the last damping: a trial costs a tenth of the normal equations it solves
 _HARDER = 4.0
 _VARIANCE = (1e-3, 1.0)
 _SHARPNESS, _SLIDE_BELOW, _BACK = 30.0, 0.4, 0.1
-_LEAST_DETERMINANT = 0.05  # above zero by what a finer grid may find in between
+_LEAST_DETERMINANT = 0.1  # above zero by what a finer grid may find in between
 _FOLD_PIXELS = 32  # per axis, for the slope of the smallest determinant
 
 
@@ -44,7 +43,7 @@ class _State(NamedTuple):
     damping: Array
 
 
-@functools.partial(jax.jit, static_argnames=("iterations", "most_pixels"))
+@functools.partial(jax.jit, static_argnames="iterations")
 def refine(
     fixed: Array,
     moving: Array,
@@ -52,7 +51,6 @@ def refine(
     *,
     mask: Array | None = None,
     iterations: int = 20,
-    most_pixels: int = MOST_PIXELS,
     tv_weight: float = 0.05,
     prior: float = 1e-3,
 ) -> Refined:
@@ -60,7 +58,7 @@ def refine(
 
     It starts from that share of the given weights (all, half, a quarter, none) that matches best: by its objective the result
     is never worse than no registration. Every step tries three dampings and takes the best of those that lower the objective
-    and bring the map near no fold; where there is none, the damping grows.
+    and bring the map near no fold; where there is none, the damping grows. Of large images a lattice of pixels is looked at.
 
     Args:
         fixed: ``[*spatial, 1]``, standardised.
@@ -68,14 +66,13 @@ def refine(
         gaussians: where to start, fields ``[T, ...]``.
         mask: ``[*spatial]`` bool, the fixed image's pixels that count; by default all.
         iterations: steps.
-        most_pixels: of larger images a lattice of so many is looked at.
         tv_weight: weight of the isotropic total variation.
         prior: weight of the squared distance from the start, which keeps Gaussians that no pixel holds from wandering.
 
     Returns:
         the same number of Gaussians, and the objective's course.
     """
-    seen = look(fixed, moving, mask, most_pixels)
+    seen = look(fixed, moving, mask)
     first = _best_share(to_free(gaussians), lambda free: objective(seen, free, tv_weight)[0])
     start = flat(first)
     weight = prior / start.size
@@ -115,21 +112,15 @@ def refine(
     return Refined(from_free(last.free), jnp.concatenate([state.loss[None], losses]))
 
 
-@functools.partial(jax.jit, static_argnames=("iterations", "most_pixels"))
+@functools.partial(jax.jit, static_argnames="iterations")
 def refine_batch(
-    fixed: Array,
-    moving: Array,
-    gaussians: Gaussians,
-    *,
-    mask: Array | None = None,
-    iterations: int = 20,
-    most_pixels: int = MOST_PIXELS,
+    fixed: Array, moving: Array, gaussians: Gaussians, *, mask: Array | None = None, iterations: int = 20
 ) -> Gaussians:
     """``refine`` for ``[B]`` pairs with one mask; on a CPU one after the other, as the Jacobian of one fits its cache."""
     at_once = 1 if jax.default_backend() == "cpu" else len(fixed)
 
     def one(pair: tuple[Array, Array, Gaussians]) -> Gaussians:
-        return refine(*pair, mask=mask, iterations=iterations, most_pixels=most_pixels).gaussians
+        return refine(*pair, mask=mask, iterations=iterations).gaussians
 
     return jax.lax.map(one, (fixed, moving, gaussians), batch_size=at_once)
 
@@ -152,7 +143,7 @@ def best_share(
     Returns:
         the same number of Gaussians.
     """
-    seen = look(fixed, moving, mask, MOST_PIXELS)
+    seen = look(fixed, moving, mask)
     return from_free(_best_share(to_free(gaussians), lambda free: objective(seen, free, tv_weight)[0]))
 
 
