@@ -51,7 +51,7 @@ def refine(
     *,
     mask: Array | None = None,
     iterations: int = 20,
-    tv_weight: float = 0.05,
+    tv_weight: float = 0.1,
     prior: float = 1e-3,
 ) -> Refined:
     r"""Lowers masked MSE + ``tv_weight`` * TV by moving, reshaping and reweighting the given Gaussians.
@@ -127,7 +127,7 @@ def refine_batch(
 
 @jax.jit
 def best_share(
-    fixed: Array, moving: Array, gaussians: Gaussians, *, mask: Array | None = None, tv_weight: float = 0.05
+    fixed: Array, moving: Array, gaussians: Gaussians, *, mask: Array | None = None, tv_weight: float = 0.1
 ) -> Gaussians:
     """The Gaussians with that share of their weights (all, half, a quarter, none) whose objective, see ``refine``, is lowest.
 
