@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from r2n2_jax import least_squares
 from r2n2_jax.least_squares import _linearised, _total_variation, flat, look, normal_equations, objective, unflat
-from r2n2_jax.levenberg_marquardt import _along_the_fold, refine
+from r2n2_jax.levenberg_marquardt import _along_the_fold, best_share, refine
 from r2n2_jax.losses import pair_loss
 from r2n2_jax.ops.gaussian import Gaussians, displacement, displacement_and_determinant
 from r2n2_jax.ops.grid import coordinates
@@ -268,6 +268,15 @@ def test_refinement_of_a_field_that_is_worse_than_none(weight):
     assert float(result.losses[0]) <= nothing
     assert float(result.losses[-1]) < 0.5 * nothing
     assert float(determinant(displacement(result.gaussians, coordinates(shape))).min()) > 0.0
+
+
+@pytest.mark.parametrize(("weight", "share"), [(1.0, 1.0), (2.0, 0.5), (4.0, 0.25), (-1.0, 0.0)])
+def test_the_share_of_an_answer_that_matches_best(weight, share):
+    """Too much of the truth is taken in part, what leads away from it not at all."""
+    fixed, moving = (standardise(image[..., None]) for image in known_pair((64, 64)))
+    answer = TRUE._replace(weight=weight * TRUE.weight)
+    found = best_share(fixed, moving, answer)
+    np.testing.assert_allclose(found.weight, share * answer.weight, atol=1e-6)
 
 
 def test_refinement_looks_at_the_mask_alone():
