@@ -13,6 +13,7 @@ import numpy as np
 
 from r2n2_jax import pretrained
 from r2n2_jax.command_line import announce_device, parse, run
+from r2n2_jax.config import Precision
 from r2n2_jax.correction import Options, correct
 from r2n2_jax.dicom import OrderBy
 from r2n2_jax.errors import InputError
@@ -33,6 +34,8 @@ class Arguments(Options):
 
     checkpoint: Path = Path(pretrained.NAME)
     """The --workdir of a training run, whose best step registers; by default the weights that come with the package."""
+    precision: Precision | None = None
+    """What the network's convolutions compute with; by default as in training. Refinement is float32 either way."""
     output: Path = dataclasses.field(kw_only=True)
     """A new folder for everything that is written."""
     fixed: Path | None = None
@@ -64,7 +67,7 @@ def main() -> None:
         print(f"written: {arguments.output}")
         return
     outputs = _outputs(arguments)
-    registrar = _load(arguments.checkpoint)
+    registrar = _load(arguments)
     for path, output in list(outputs.items())[jax.process_index() :: jax.process_count()]:
         _series(registrar, path, output, arguments)
         print(f"written: {output}")
@@ -97,7 +100,7 @@ def _refuse_series_options(arguments: Arguments) -> None:
 def _pair(arguments: Arguments) -> None:
     fixed, moving = read_image(arguments.fixed), read_image(arguments.moving)
     mask = None if arguments.mask is None else read_mask(arguments.mask, [fixed.geometry])[0]
-    registrar = _load(arguments.checkpoint)
+    registrar = _load(arguments)
     result = registrar.register(fixed, moving, steps=arguments.steps, refine=arguments.refine, mask=mask)
     with new_folder(arguments.output) as folder:
         write_registration(folder, fixed, moving, result)
@@ -140,8 +143,8 @@ def _with_spacing(path: Path, recording: Recording, arguments: Arguments) -> Rec
     return recording
 
 
-def _load(checkpoint: Path) -> Registrar:
-    registrar = load(checkpoint)
+def _load(arguments: Arguments) -> Registrar:
+    registrar = load(arguments.checkpoint, precision=arguments.precision)
     announce_device()
     return registrar
 

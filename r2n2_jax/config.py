@@ -12,6 +12,9 @@ def _require(section: str, checks: dict[str, bool]) -> None:
             raise ValueError(f"{section}.{message}")
 
 
+Precision = Literal["float32", "bfloat16"]
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The architecture; the defaults are the paper's."""
@@ -45,7 +48,7 @@ class ModelConfig:
     """Instance norm after the convolutions, as in the authors' code, or none."""
     noise: float = math.sqrt(0.5) / 0.5
     """Standard deviation of the multiplicative training noise; 0 draws none."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """What the convolutions compute with; weights, transformations and images are float32 either way."""
     remat: bool = True
     """Recompute each step's activations in the backward pass instead of storing them."""

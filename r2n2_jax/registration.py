@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r2n2_jax import pretrained
-from r2n2_jax.config import Config
+from r2n2_jax.config import Config, Precision
 from r2n2_jax.data.series import fixed_frame
 from r2n2_jax.devices import chunks, in_chunks
 from r2n2_jax.errors import InputError
@@ -284,20 +284,26 @@ def _share() -> int:
     return _SHARE.get(jax.default_backend(), _ACCELERATORS_SHARE)
 
 
-def load(checkpoint: str | Path = pretrained.NAME) -> Registrar:
+def load(checkpoint: str | Path = pretrained.NAME, *, precision: Precision | None = None) -> Registrar:
     """A trained network: the one that comes with the package, or a training run's at its best validation.
 
     Args:
         checkpoint: ``"pretrained"``, or the run's ``--workdir``.
+        precision: what the network's convolutions compute with; by default as in training.
 
     Raises:
         InputError: where there is no checkpoint.
     """
-    if str(checkpoint) == pretrained.NAME:
-        return Registrar(*pretrained.restore())
-    checkpoints = Checkpoints(Path(checkpoint))
+    config, params = pretrained.restore() if str(checkpoint) == pretrained.NAME else _restore_best(Path(checkpoint))
+    if precision is not None:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, precision=precision))
+    return Registrar(config, params)
+
+
+def _restore_best(workdir: Path) -> tuple[Config, Any]:
+    checkpoints = Checkpoints(workdir)
     try:
-        return Registrar(*checkpoints.restore_best())
+        return checkpoints.restore_best()
     finally:
         checkpoints.close()
 
