@@ -60,7 +60,7 @@ def assert_one_line(code, err, *parts):
 @pytest.mark.slow
 def test_train_eval_register_from_end_to_end(command, tmp_path):
     run_folder, fixed, moving = tmp_path / "run", tmp_path / "fixed.mha", tmp_path / "moving.png"
-    code, out, err = command("train", "--workdir", run_folder, *TINY, "--training.steps=6")
+    code, out, err = command("train", "--workdir", run_folder, *TINY)
     assert code == 0, err
     assert "TRE mean, px" in out
     results = json.loads((run_folder / "results.json").read_text())
@@ -70,14 +70,14 @@ def test_train_eval_register_from_end_to_end(command, tmp_path):
     assert results["folded_fraction"] >= 0
     assert results["seconds_per_pair"]["network"] > 0
     assert results["versions"]["jax"]
-    assert results["config"]["training"]["steps"] == 6
+    assert results["config"]["training"]["steps"] == 24
     for name in ("registration.png", "config.json", "checkpoints", "tensorboard"):
         assert (run_folder / name).exists()
 
     # The same command again has nothing left to train; another config is refused.
-    assert command("train", "--workdir", run_folder, *TINY, "--training.steps=6")[0] == 0
-    code, _, err = command("train", "--workdir", run_folder, *TINY, "--training.steps=7")
-    assert_one_line(code, err, str(run_folder), "training.steps: 6 -> 7", "--workdir")
+    assert command("train", "--workdir", run_folder, *TINY)[0] == 0
+    code, _, err = command("train", "--workdir", run_folder, *TINY, "--training.steps=25")
+    assert_one_line(code, err, str(run_folder), "training.steps: 24 -> 25", "--workdir")
 
     sizes = ["--patients=2", "--slices=1", "--frames=3", "--resolution=32", "--refine=2", "--baseline.iterations=10"]
     code, out, err = command("eval", "--checkpoint", run_folder, *sizes)
@@ -145,7 +145,7 @@ def test_train_and_eval_on_a_folder_of_series(command, tmp_path):
         frames, _ = breathing_frames(6, seed=patient)
         (tmp_path / "data").mkdir(exist_ok=True)
         write_patient(tmp_path / "data" / f"p{patient}.nii.gz", frames)
-    code, out, err = command("train", "--workdir", tmp_path / "run", "--data", tmp_path / "data", *TINY, "--training.steps=6")
+    code, out, err = command("train", "--workdir", tmp_path / "run", "--data", tmp_path / "data", *TINY)
     assert code == 0, err
     assert "4 patients: 2 train, 1 validation, 1 test" in out
     results = json.loads((tmp_path / "run" / "results.json").read_text())

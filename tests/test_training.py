@@ -159,6 +159,7 @@ def test_loading_from_a_folder_without_checkpoints_says_so(tmp_path):
         load(tmp_path)
 
 
+# Used as it is wherever a run is started, so that all share its compiled programs.
 TINY = [
     "--model.resolution=16", "--model.steps=2", "--model.channels", "2", "4", "4", "4", "--model.hidden=4",
     "--model.residual-blocks=1", "--training.batch=2", "--training.steps=24", "--training.checkpoint-every=3",
