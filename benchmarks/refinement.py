@@ -17,7 +17,7 @@ import numpy as np
 from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.metrics import measure
-from r2n2_jax.inference import propose
+from r2n2_jax.inference import View, propose
 from r2n2_jax.levenberg_marquardt import refine_batch
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
@@ -42,21 +42,22 @@ def main() -> None:
     images = np.asarray(phantoms.fixed[..., 0]), np.asarray(phantoms.moving[..., 0])
     landmarks = np.asarray(phantoms.fixed_landmarks), np.asarray(phantoms.moving_landmarks)
     case = Case("phantom", "", *images, (1.0, 1.0), *landmarks)
-    start = propose(registrar.params, model, *images, steps=model.steps)
+    seen = View(*map(_prepare, images))
+    start = propose(registrar.params, model, seen, steps=model.steps)
     scattered = jax.vmap(lambda _: from_free(gaussians(model.steps).init(images[0].shape[1:])))(jnp.arange(arguments.pairs))
 
     print(f"{arguments.pairs} pairs at {model.resolution}², {jax.devices()[0].device_kind}, jax {jax.__version__}\n")
     print("| method | TRE mean | worst pair | folded, % | ms a pair |\n|---|---|---|---|---|")
-    _report("network", case, lambda: propose(registrar.params, model, *images, steps=model.steps))
+    _report("network", case, lambda: propose(registrar.params, model, seen, steps=model.steps))
     for steps in _LM_STEPS:
-        _report(f"+ {steps} Levenberg-Marquardt", case, functools.partial(_levenberg_marquardt, *images, start, steps))
+        _report(f"+ {steps} Levenberg-Marquardt", case, functools.partial(_levenberg_marquardt, seen, start, steps))
     for steps in _FIRST_ORDER_STEPS:
         _report(f"+ {steps} AMSGrad", case, functools.partial(_first_order, *images, start, steps))
-    _report("random start, 40 Levenberg-Marquardt", case, functools.partial(_levenberg_marquardt, *images, scattered, 40))
+    _report("random start, 40 Levenberg-Marquardt", case, functools.partial(_levenberg_marquardt, seen, scattered, 40))
 
 
-def _levenberg_marquardt(fixed: np.ndarray, moving: np.ndarray, start: Gaussians, steps: int) -> Gaussians:
-    return refine_batch(_prepare(fixed), _prepare(moving), start, iterations=steps)
+def _levenberg_marquardt(seen: View, start: Gaussians, steps: int) -> Gaussians:
+    return refine_batch(seen.fixed, seen.moving, start, iterations=steps)
 
 
 def _first_order(fixed: np.ndarray, moving: np.ndarray, start: Gaussians, steps: int) -> Gaussians:

@@ -1,6 +1,11 @@
-"""From raw images ``[B, *spatial]`` to registered ones: the network's looks, instance refinement, the warp at full size."""
+"""From raw images ``[B, *spatial]`` to registered ones: the network's looks, instance refinement, the warp at full size.
+
+Three programs one after the other. What is seen and what is applied depend on the images' size and compile in a moment; what
+is found in between, the long one, is at the model's own resolution: compiled once, it serves images of every size.
+"""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +50,7 @@ def register_pairs(
     refine: int = 0,
     mask: Array | None = None,
 ) -> Answer:
-    """Registers a batch in one compiled call, shared among the local devices.
+    """Registers a batch in compiled calls, shared among the local devices.
 
     Args:
         params: the network's weights.
@@ -58,81 +63,104 @@ def register_pairs(
         mask: ``[*spatial]`` bool, the pixels that refinement looks at in all of them; by default all.
     """
     count = len(fixed)
+    devices = mesh(count)
     params, mask = copy_to_all((params, mask), count)
     fixed, moving = spread((fixed, moving))
-    return _shared(params, fixed, moving, mask, model=model, steps=steps, refine=refine, devices=mesh(count))
+    views = [view(fixed, moving, mask, shape=shape, devices=devices) for shape in _shapes(model, fixed.shape[1:], refine)]
+    gaussians = _found(params, views, model=model, steps=steps, refine=refine, devices=devices)
+    return Answer(gaussians, *_applied(gaussians, moving, devices=devices))
+
+
+class View(NamedTuple):
+    """Pairs at the size that they are looked at.
+
+    Attributes:
+        fixed: ``[B, *shape, 1]``, standardised.
+        moving: the same.
+        mask: ``[*shape]`` bool, the pixels that count in all of them; None: all.
+    """
+
+    fixed: Array
+    moving: Array
+    mask: Array | None = None
+
+
+_VIEW = View(PAIRS, PAIRS, EVERYWHERE)
+
+
+def _shapes(model: ModelConfig, spatial: tuple[int, ...], refine: int) -> list[tuple[int, ...]]:
+    """The model's resolution, and twice that where refinement goes on there: where the images have it."""
+    shape = (model.resolution,) * model.ndim
+    finer = refine > 1 and min(spatial) >= 2 * model.resolution
+    return [shape, tuple(2 * size for size in shape)] if finer else [shape]
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "devices"))
+def view(fixed: Array, moving: Array, mask: Array | None = None, *, shape: tuple[int, ...], devices: Mesh) -> View:
+    """Raw pairs ``[B, *spatial]``, and a mask ``[*spatial]``, as they are looked at."""
+
+    def own(fixed: Array, moving: Array, mask: Array | None) -> View:
+        images = (jax.vmap(lambda image: prepare(image, shape))(images) for images in (fixed, moving))
+        return View(*images, None if mask is None else _resampled(mask, shape))
+
+    return _on_each(own, devices, (PAIRS, PAIRS, EVERYWHERE), _VIEW)(fixed, moving, mask)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps", "refine", "devices"))
-def _shared(
-    params: Any, fixed: Array, moving: Array, mask: Array | None, *, model: ModelConfig, steps: int, refine: int, devices: Mesh
-) -> Answer:
-    def share(params: Any, fixed: Array, moving: Array, mask: Array | None) -> Answer:
-        gaussians = propose(params, model, fixed, moving, steps=steps)
-        if refine:
-            gaussians = _refined(gaussians, model, fixed, moving, mask, iterations=refine)
-        else:
-            gaussians = _best_shares(gaussians, model, fixed, moving, mask)
-        return Answer(gaussians, *_applied(gaussians, moving))
+def _found(params: Any, views: list[View], *, model: ModelConfig, steps: int, refine: int, devices: Mesh) -> Gaussians:
+    """The network's answer to the first view, refined on all of them, or as much of it as makes its pair match best."""
 
-    # No device needs another's pairs, so that nothing is to be checked about what varies between them.
-    specs = (EVERYWHERE, PAIRS, PAIRS, EVERYWHERE)
-    return jax.shard_map(share, mesh=devices, in_specs=specs, out_specs=PAIRS, check_vma=False)(params, fixed, moving, mask)
+    def own(params: Any, views: list[View]) -> Gaussians:
+        gaussians = propose(params, model, views[0], steps=steps)
+        if not refine:
+            return _best_shares(gaussians, views[0])
+        for index, seen in enumerate(views):
+            gaussians = refine_batch(seen.fixed, seen.moving, gaussians, mask=seen.mask, iterations=refine // 2**index)
+        return gaussians
+
+    return _on_each(own, devices, (EVERYWHERE, [_VIEW] * len(views)), PAIRS)(params, views)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps"))
-def propose(params: Any, model: ModelConfig, fixed: Array, moving: Array, *, steps: int) -> Gaussians:
-    """The network's local transformations for a batch of raw images.
+def propose(params: Any, model: ModelConfig, seen: View, *, steps: int) -> Gaussians:
+    """The network's local transformations for a batch.
 
     Args:
         params: the weights.
         model: the architecture.
-        fixed: ``[B, *spatial]``, any size and range.
-        moving: the same shape.
+        seen: the pairs at its resolution.
         steps: how many.
 
     Returns:
         fields ``[B, steps, ...]``.
     """
-    seen = (_prepared(images, (model.resolution,) * model.ndim) for images in (fixed, moving))
-    sequence = R2N2(model).apply({"params": params}, *seen, steps=steps)
+    sequence = R2N2(model).apply({"params": params}, seen.fixed, seen.moving, steps=steps)
     return jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), sequence.gaussians)
 
 
-def _best_shares(gaussians: Gaussians, model: ModelConfig, fixed: Array, moving: Array, mask: Array | None) -> Gaussians:
-    """As much of the network's answer as makes its pair match best, at the model's resolution: none where it does harm."""
-    shape = (model.resolution,) * model.ndim
-    counted = None if mask is None else _resampled(mask, shape)
-    pairs = _prepared(fixed, shape), _prepared(moving, shape), gaussians
-    return jax.lax.map(lambda pair: best_share(*pair, mask=counted), pairs)
+def _best_shares(gaussians: Gaussians, seen: View) -> Gaussians:
+    """None of it where it does harm."""
+    pairs = seen.fixed, seen.moving, gaussians
+    return jax.lax.map(lambda pair: best_share(*pair, mask=seen.mask), pairs)
 
 
-def _refined(
-    gaussians: Gaussians, model: ModelConfig, fixed: Array, moving: Array, mask: Array | None, *, iterations: int
-) -> Gaussians:
-    """At the model's resolution, and half as many steps at twice that where the images have it."""
-    levels = [(model.resolution, iterations)]
-    if min(fixed.shape[1:]) >= 2 * model.resolution and iterations > 1:
-        levels.append((2 * model.resolution, iterations // 2))
-    for resolution, steps in levels:
-        shape = (resolution,) * model.ndim
-        counted = None if mask is None else _resampled(mask, shape)
-        gaussians = refine_batch(_prepared(fixed, shape), _prepared(moving, shape), gaussians, mask=counted, iterations=steps)
-    return gaussians
+@functools.partial(jax.jit, static_argnames="devices")
+def _applied(gaussians: Gaussians, moving: Array, *, devices: Mesh) -> tuple[Array, Array, Array]:
+    """Displacement, warped image and mask on the moving images' own grid: ``[B, ...]``."""
 
+    def own(gaussians: Gaussians, moving: Array) -> tuple[Array, Array, Array]:
+        points = coordinates(moving.shape[1:])
+        field = jax.vmap(displacement, in_axes=(0, None))(gaussians, points)
+        warped = jax.vmap(warp)(moving[..., None], field)[..., 0]
+        return field, warped, inside(points[None] + field)
 
-def _prepared(images: Array, shape: tuple[int, ...]) -> Array:
-    """``[B, *spatial]`` as the network sees them."""
-    return jax.vmap(lambda image: prepare(image, shape))(images)
+    return _on_each(own, devices, (PAIRS, PAIRS), PAIRS)(gaussians, moving)
 
 
 def _resampled(mask: Array, shape: tuple[int, ...]) -> Array:
     return sample_nearest(mask[..., None].astype(jnp.float32), coordinates(shape))[..., 0] > 0.5
 
 
-def _applied(gaussians: Gaussians, moving: Array) -> tuple[Array, Array, Array]:
-    """Displacement, warped image and mask on the moving images' own grid: ``[B, ...]``."""
-    points = coordinates(moving.shape[1:])
-    field = jax.vmap(displacement, in_axes=(0, None))(gaussians, points)
-    warped = jax.vmap(warp)(moving[..., None], field)[..., 0]
-    return field, warped, inside(points[None] + field)
+def _on_each(function: Callable[..., Any], devices: Mesh, inputs: Any, outputs: Any) -> Callable[..., Any]:
+    """Every device does its own pairs; none needs another's, so nothing is to be checked about what varies between them."""
+    return jax.shard_map(function, mesh=devices, in_specs=inputs, out_specs=outputs, check_vma=False)

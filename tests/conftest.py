@@ -1,13 +1,17 @@
 """Strict JAX for every test: fake devices, no silent rank promotion; and the small things that many tests need."""
 
 import atexit
+import importlib.util
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 import chex
 import jax
 import pytest
+
+from r2n2_jax.command_line import run
 
 chex.set_n_cpu_devices(4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -38,3 +42,34 @@ def shared_data():
     if not SHARED.is_dir():
         pytest.skip(f"real images are not at {SHARED}")
     return SHARED
+
+
+def call(monkeypatch, capfd, script, *words):
+    """Exit code, standard output and standard error of a command, run in this process."""
+    spec = importlib.util.spec_from_file_location(f"command_{script}", ROOT / f"{script}.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
+    capfd.readouterr()
+    code = run(module.main)
+    output = capfd.readouterr()
+    return code, output.out, output.err
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    return lambda script, *words: call(monkeypatch, capfd, script, *words)
+
+
+def assert_one_line(code, err, *parts):
+    assert code == 2
+    (line,) = err.strip().splitlines()
+    assert line.startswith("error: ")
+    for part in parts:
+        assert part in line
+
+
+def pytest_collection_modifyitems(items):
+    """The long ones first, so that no worker is left with one when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -1,42 +1,22 @@
 """The three commands: a small run from end to end, and one line with exit code 2 for every kind of bad input."""
 
-import importlib.util
 import json
 import re
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import ROOT
+from conftest import assert_one_line
 from dicom_files import write_series
 from test_data import breathing_frames, write_patient
 from test_files import BAD, bad_images, ramp, write
-from test_training import CONFIG, TINY, fresh_state
+from test_runs import TINY
+from test_training import CONFIG, fresh_state
 
-from r2n2_jax.command_line import run
 from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.training.checkpoint import Checkpoints
-
-
-def call(monkeypatch, capfd, script, *words):
-    """Exit code, standard output and standard error of a command, run in this process."""
-    spec = importlib.util.spec_from_file_location(f"command_{script}", ROOT / f"{script}.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
-    capfd.readouterr()
-    code = run(module.main)
-    output = capfd.readouterr()
-    return code, output.out, output.err
-
-
-@pytest.fixture
-def command(monkeypatch, capfd):
-    return lambda script, *words: call(monkeypatch, capfd, script, *words)
 
 
 @pytest.fixture(scope="module")
@@ -47,71 +27,6 @@ def checkpoint(tmp_path_factory):
     checkpoints.save(fresh_state()._replace(step=jnp.int32(1)), CONFIG, 1.0)
     checkpoints.close()
     return workdir
-
-
-def assert_one_line(code, err, *parts):
-    assert code == 2
-    (line,) = err.strip().splitlines()
-    assert line.startswith("error: ")
-    for part in parts:
-        assert part in line
-
-
-@pytest.mark.slow
-def test_train_eval_register_from_end_to_end(command, tmp_path):
-    run_folder, fixed, moving = tmp_path / "run", tmp_path / "fixed.mha", tmp_path / "moving.png"
-    code, out, err = command("train", "--workdir", run_folder, *TINY)
-    assert code == 0, err
-    assert "TRE mean, px" in out
-    results = json.loads((run_folder / "results.json").read_text())
-    for stage in ("initial", "network"):
-        assert set(results["tre_px"][stage]) == {"mean", "median", "max"}
-        assert results["mse"][stage] > 0
-    assert results["folded_fraction"] >= 0
-    assert results["seconds_per_pair"]["network"] > 0
-    assert results["versions"]["jax"]
-    assert results["config"]["training"]["steps"] == 24
-    for name in ("registration.png", "config.json", "checkpoints", "tensorboard"):
-        assert (run_folder / name).exists()
-
-    # The same command again has nothing left to train; another config is refused.
-    assert command("train", "--workdir", run_folder, *TINY)[0] == 0
-    code, _, err = command("train", "--workdir", run_folder, *TINY, "--training.steps=25")
-    assert_one_line(code, err, str(run_folder), "training.steps: 24 -> 25", "--workdir")
-
-    sizes = ["--patients=2", "--slices=1", "--frames=3", "--resolution=32", "--refine=2", "--baseline.iterations=10"]
-    code, out, err = command("eval", "--checkpoint", run_folder, *sizes)
-    assert code == 0, err
-    assert "Patient 2" in out
-    judged = json.loads((run_folder / "eval-phantom" / "results.json").read_text())
-    assert judged["pairs"] == 4
-    for measure in ("tre_mm", "seconds_per_pair", "numbers", "mse", "folded"):
-        assert set(judged[measure]) == {"initial", "network", "refined", "bspline"}
-    assert judged["mse"]["refined"] <= judged["mse"]["network"]
-    assert set(judged["table"]["Patient 1"]["bspline"]) == {"Slice 1", "mean"}
-    page = (run_folder / "eval-phantom" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 5
-    assert page.count("data:image/gif;base64,") == 1
-    assert "http" not in page, "the page must need nothing from outside"
-    with (run_folder / "eval-phantom" / "pairs.csv").open() as file:
-        assert len(file.readlines()) == 1 + 4 * 4
-
-    frames, _ = breathing_frames()
-    pixels = (200 * (frames[:2] - frames.min()) / np.ptp(frames)).astype(np.uint8)
-    for path, image in zip((fixed, moving), pixels, strict=True):
-        sitk.WriteImage(sitk.GetImageFromArray(image), str(path))
-    code, out, err = command(
-        "register", "--checkpoint", run_folder, "--fixed", fixed, "--moving", moving, "--output", tmp_path / "o"
-    )
-    assert code == 0, err
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
-        "displacement.nii.gz", "parameters.json", "registration.png", "warped.nii.gz",
-    ]  # fmt: skip
-    parameters = json.loads((tmp_path / "o" / "parameters.json").read_text())
-    assert len(parameters["transformations"]) == parameters["steps"] == 2
-    numbers = sum(len(value) for value in parameters["transformations"][0].values())
-    assert numbers == 7
-    assert sitk.ReadImage(str(tmp_path / "o" / "displacement.nii.gz")).GetNumberOfComponentsPerPixel() == 2
 
 
 @pytest.mark.slow

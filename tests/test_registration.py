@@ -9,8 +9,9 @@ import SimpleITK as sitk
 from test_reference import CONFIG as MODEL
 from test_reference import random_params
 
-from r2n2_jax import InputError, Registrar
+from r2n2_jax import InputError, Registrar, inference
 from r2n2_jax.config import Config
+from r2n2_jax.inference import propose
 from r2n2_jax.ops.gaussian import displacement
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import inside
@@ -42,6 +43,16 @@ def test_intensity_scale_and_offset_do_not_matter(registrar):
     fixed, moving = images()
     one, other = (registrar.register(*pair, refine=1) for pair in ((fixed, moving), (0.01 * fixed - 7, 50 * moving)))
     np.testing.assert_allclose(one.displacement, other.displacement, atol=1e-3)
+
+
+def test_another_size_of_images_does_not_trace_the_network_again(registrar, monkeypatch):
+    traced = []
+    monkeypatch.setattr(inference, "propose", lambda *args, **options: traced.append(1) or propose(*args, **options))
+    for shape in ((45, 37), (50, 41), (64, 64)):
+        registrar.register(*images(shape=shape), steps=3, refine=0)  # steps that no other test asks for
+    assert len(traced) == 1
+    registrar.register(*images(), steps=5, refine=0)
+    assert len(traced) == 2, "traces are counted"
 
 
 def test_points_follow_the_field(registrar):

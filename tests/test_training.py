@@ -1,11 +1,6 @@
 """The loss, the optimiser, one step, checkpoints, and a run killed in the middle."""
 
 import dataclasses
-import json
-import signal
-import subprocess
-import sys
-import time
 
 import chex
 import jax
@@ -13,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import ROOT
 from test_reference import random_params, smooth_pair
 
-from r2n2_jax.config import Config, ModelConfig, OptimiserConfig, TrainingConfig, to_dict
+from r2n2_jax.config import Config, ModelConfig, OptimiserConfig, TrainingConfig
 from r2n2_jax.errors import InputError
 from r2n2_jax.losses import sequence_loss
 from r2n2_jax.registration import load
@@ -157,56 +151,3 @@ def test_checkpoints_keep_the_best_and_the_last_and_restore_everything(tmp_path)
 def test_loading_from_a_folder_without_checkpoints_says_so(tmp_path):
     with pytest.raises(InputError, match="no checkpoint here"):
         load(tmp_path)
-
-
-# Used as it is wherever a run is started, so that all share its compiled programs.
-TINY = [
-    "--model.resolution=16", "--model.steps=2", "--model.channels", "2", "4", "4", "4", "--model.hidden=4",
-    "--model.residual-blocks=1", "--training.batch=2", "--training.steps=24", "--training.checkpoint-every=3",
-    "--training.validation-pairs=4", "--optimiser.warmup=2", "--model.noise=0.2",
-]  # fmt: skip
-
-
-def start_training(workdir):
-    command = [sys.executable, str(ROOT / "train.py"), "--workdir", str(workdir), *TINY]
-    with log(workdir).open("wb") as file:
-        return subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
-
-
-def log(workdir):
-    return workdir.with_name(f"{workdir.name}.log")
-
-
-def saved_step(workdir):
-    """The last finished checkpoint; unfinished ones have other names."""
-    folder = workdir / "checkpoints"
-    return max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0) if folder.is_dir() else 0
-
-
-@pytest.mark.slow
-def test_a_killed_run_started_again_ends_with_the_same_bits(tmp_path):
-    whole = start_training(tmp_path / "whole")
-    assert whole.wait() == 0, log(tmp_path / "whole").read_text()
-
-    killed = start_training(tmp_path / "killed")
-    while saved_step(tmp_path / "killed") < 6:
-        assert killed.poll() is None, log(tmp_path / "killed").read_text()
-        time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    checkpoints = Checkpoints(tmp_path / "killed")
-    assert 3 <= checkpoints.latest < 24, "it was not killed in the middle"
-    checkpoints.close()
-    again = start_training(tmp_path / "killed")
-    assert again.wait() == 0, log(tmp_path / "killed").read_text()
-
-    config = load(tmp_path / "whole").config
-    assert json.loads((tmp_path / "whole" / "results.json").read_text())["config"] == json.loads(json.dumps(to_dict(config)))
-    states = []
-    for name in ("whole", "killed"):
-        checkpoints = Checkpoints(tmp_path / name)
-        assert checkpoints.latest == 24
-        state = checkpoints.restore(config)
-        states.append(state._replace(key=jax.random.key_data(state.key)))
-        checkpoints.close()
-    chex.assert_trees_all_equal(*states)
