@@ -88,8 +88,8 @@ def look_parts(config: ModelConfig) -> dict[str, tuple[float, float]]:
 
     found["Gaussian and warp"] = milliseconds(moved, image[0], position), 0.0
     if config.flow:
-        bell = local_transformation(points, position, covariance(variance, turn), jnp.ones(1))[..., :1]
-        found["flow under the Gaussian"] = milliseconds(lambda a, b: flow(a, b, bell[..., 0]), image[0], image[0]), 0.0
+        bell = local_transformation(points, position, covariance(variance, turn), jnp.ones(2))[..., 0]
+        found["flow under the Gaussian"] = milliseconds(lambda a, b: flow(a, b, bell), image[0], image[0]), 0.0
     return found
 
 
