@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", default=pretrained.NAME)
     arguments = parser.parse_args()
     files = arguments.files
+    if len(files) % 2:
+        parser.error("name an image and its lungs, an image and its lungs, ...: files in pairs")
     found = [case for image, lungs in zip(files[::2], files[1::2], strict=True) for case in cases(image, lungs)]
     registrar = load(arguments.checkpoint)
     methods = {

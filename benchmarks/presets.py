@@ -20,7 +20,7 @@ from r2n2_jax.registration import Registrar, load
 from r2n2_jax.training.loop import claim, train
 
 _WIDTHS = (1, 2, 4, 8)
-_SIZES = [(64, 4, 8), (64, 8, 8), (64, 12, 8), (64, 16, 8), (32, 8, 8), (48, 8, 8), (96, 8, 8), (64, 8, 4), (64, 8, 16)]
+_SIZES = [(64, 4, 8), (64, 8, 8), (64, 12, 8), (32, 8, 8), (96, 8, 8), (64, 8, 4), (64, 8, 16)]
 
 
 def config(resolution: int, looks: int, channels: int, *, steps: int) -> Config:
