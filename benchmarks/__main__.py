@@ -63,8 +63,9 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `python -m benchmarks`: " + ", ".join(f"{name} {value}" for name, value in found["machine"].items()),
-        f"; device {registration['device']}.",
+        "Written by `python -m benchmarks`: "
+        + ", ".join(f"{name} {value}" for name, value in found["machine"].items())
+        + f"; device {registration['device']}.",
         "",
         "## Registration of 256² pairs, phantom test set",
         "",
