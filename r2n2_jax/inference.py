@@ -20,6 +20,7 @@ from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import prepare
 from r2n2_jax.ops.warp import inside, sample_nearest, warp
+from r2n2_jax.programs import kept
 
 Array = jax.Array
 
@@ -106,6 +107,7 @@ def view(fixed: Array, moving: Array, mask: Array | None = None, *, shape: tuple
     return _on_each(own, devices, (PAIRS, PAIRS, EVERYWHERE), _VIEW)(fixed, moving, mask)
 
 
+@kept
 @functools.partial(jax.jit, static_argnames=("model", "steps", "refine", "devices"))
 def _found(params: Any, views: list[View], *, model: ModelConfig, steps: int, refine: int, devices: Mesh) -> Gaussians:
     """The network's answer to the first view, refined on all of them, or as much of it as makes its pair match best."""

@@ -16,7 +16,7 @@ from r2n2_jax.config import PRESETS, Config, ModelConfig, TrainingConfig, differ
 
 # Lower layers first; a module may import from its own layer and those before it.
 LAYERS = [
-    ("errors", "config", "version", "devices"),
+    ("errors", "config", "version", "devices", "programs"),
     ("ops",),
     ("losses", "geometry", "models", "transforms"),
     ("files", "mapped", "pretrained"),

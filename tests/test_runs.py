@@ -83,7 +83,7 @@ def test_train_eval_register_from_end_to_end(command, whole, tmp_path):
     page = (whole / "eval-phantom" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5
     assert page.count("data:image/gif;base64,") == 1
-    assert "http" not in page, "the page must need nothing from outside"
+    assert "://" not in page, "the page must need nothing from outside"
     with (whole / "eval-phantom" / "pairs.csv").open() as file:
         assert len(file.readlines()) == 1 + 4 * 4
 

@@ -4,6 +4,7 @@ Both are a function of the step: the batch of step ``t`` is the same whenever an
 """
 
 import functools
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -21,6 +22,7 @@ from r2n2_jax.data.splits import Split
 from r2n2_jax.data.variety import vary
 from r2n2_jax.devices import own_part
 from r2n2_jax.ops.intensity import prepare, standardise
+from r2n2_jax.programs import kept
 
 Array = jax.Array
 
@@ -77,28 +79,30 @@ class PhantomSource:
 
     def batches(self, start: int) -> Iterator[Batch]:
         """See ``Source``."""
-        step = start
-        while True:
-            yield own_part(self._batch(jax.random.fold_in(self._key, step)))
-            step += 1
-
-    def _batch(self, key: Array) -> Batch:
-        size = self._config.training.batch
-        keys = jax.random.split(key, -(-size // 2))
-        pairs = sample_batch(keys, self._config.phantom, (self._config.model.resolution,) * 2)
-        first, second = (jax.vmap(standardise)(images) for images in (pairs.fixed, pairs.moving))
-        batch = Batch(jnp.concatenate([first, second])[:size], jnp.concatenate([second, first])[:size])
-        varied = round(self._config.phantom.variety * size)
-        if varied == 0:
-            return batch
-        # Pairs from both halves: as many of one direction as of the other.
-        chosen = np.linspace(0, size - 1, varied).round().astype(int)
-        others = _varied(jax.random.split(jax.random.fold_in(key, 1), varied), *(images[chosen] for images in batch))
-        return Batch(*(images.at[chosen].set(other) for images, other in zip(batch, others, strict=True)))
+        phantom, size, resolution = self._config.phantom, self._config.training.batch, self._config.model.resolution
+        for step in itertools.count(start):
+            key = jax.random.fold_in(self._key, step)
+            yield own_part(_phantom_batch(key, config=phantom, size=size, resolution=resolution))
 
     def examples(self, count: int) -> Examples:
         """See ``Source``."""
         return phantom_examples(self._config, "validation", count)
+
+
+@kept
+@functools.partial(jax.jit, static_argnames=("config", "size", "resolution"))
+def _phantom_batch(key: Array, *, config: PhantomConfig, size: int, resolution: int) -> Batch:
+    pairs = sample_batch(jax.random.split(key, -(-size // 2)), config, (resolution, resolution))
+    first, second = (jax.vmap(standardise)(images) for images in (pairs.fixed, pairs.moving))
+    batch = Batch(jnp.concatenate([first, second])[:size], jnp.concatenate([second, first])[:size])
+    varied = round(config.variety * size)
+    if varied == 0:
+        return batch
+    # Pairs from both halves: as many of one direction as of the other.
+    chosen = np.linspace(0, size - 1, varied).round().astype(int)
+    keys = jax.random.split(jax.random.fold_in(key, 1), varied)
+    others = jax.vmap(vary)(keys, *(images[chosen] for images in batch))
+    return Batch(*(images.at[chosen].set(other) for images, other in zip(batch, others, strict=True)))
 
 
 class SeriesSource:
@@ -145,8 +149,14 @@ def held_out_phantoms(config: PhantomConfig, resolution: int, split: Split, coun
     parts = []
     for start in range(0, count, _HELD_OUT_AT_ONCE):
         keys = jax.vmap(functools.partial(jax.random.fold_in, root))(jnp.arange(start, start + _HELD_OUT_AT_ONCE))
-        parts.append(sample_batch(keys, config, (resolution, resolution)))
+        parts.append(_phantoms(keys, config=config, resolution=resolution))
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays)[:count], *parts)
+
+
+@kept
+@functools.partial(jax.jit, static_argnames=("config", "resolution"))
+def _phantoms(keys: Array, *, config: PhantomConfig, resolution: int) -> Pair:
+    return sample_batch(keys, config, (resolution, resolution))
 
 
 def phantom_examples(config: Config, split: Split, count: int) -> Examples:
@@ -208,4 +218,3 @@ def _vary(pair: Batch, random: np.random.Generator) -> Batch:
 
 
 _standardise = jax.jit(jax.vmap(standardise))
-_varied = jax.jit(jax.vmap(vary))

@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 
 from r2n2_jax.config import Config, from_dict, to_dict
 from r2n2_jax.errors import InputError
-from r2n2_jax.training.state import TrainState, init_params, init_state
+from r2n2_jax.training.state import TrainState, first_params, init_state
 
 _policies = ocp.checkpoint_managers
 
@@ -95,7 +95,7 @@ class Checkpoints:
     def restore_best(self) -> tuple[Config, Any]:
         """The config and the weights of the best step, to register with."""
         config = self.config(self.best)
-        template = _placed(jax.eval_shape(lambda: init_params(jax.random.key(0), config)))
+        template = _placed(jax.eval_shape(lambda: first_params(config=config)))
         args = ocp.args.Composite(params=ocp.args.StandardRestore(template))
         return config, self._manager.restore(self.best, args=args).params
 

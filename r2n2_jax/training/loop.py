@@ -16,6 +16,7 @@ from r2n2_jax.data.dataset import Examples, Source
 from r2n2_jax.devices import EVERYWHERE, leads, own_copy, training_mesh, whole_batch
 from r2n2_jax.errors import InputError
 from r2n2_jax.files import read_json, write_json
+from r2n2_jax.programs import kept
 from r2n2_jax.training.checkpoint import Checkpoints
 from r2n2_jax.training.state import TrainState, init_state, learning_rate
 from r2n2_jax.training.step import make_train_step
@@ -92,7 +93,8 @@ def train(
     total = config.training.steps
     batches = source.batches(start)
     examples = source.examples(config.training.validation_pairs)
-    train_step, validate = make_train_step(config), make_validate(config.model, examples)
+    train_step = kept(make_train_step(config), depends=config, donate=1)
+    validate = make_validate(config.model, examples)
 
     bar = tqdm(total=total, initial=start, unit="step", disable=not (progress and leads()))
     with _curves(workdir, start) as writer, bar:

@@ -1,5 +1,6 @@
 """What training carries from step to step."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import optax
 
 from r2n2_jax.config import Config, OptimiserConfig
 from r2n2_jax.models.r2n2 import R2N2
+from r2n2_jax.programs import kept
 
 Array = jax.Array
 
@@ -62,16 +64,23 @@ def init_params(key: Array, config: Config) -> Any:
     return jax.jit(R2N2(config.model).init, static_argnames="steps")(key, pair, pair, steps=1)["params"]
 
 
+@kept
+@functools.partial(jax.jit, static_argnames="config")
+def first_params(*, config: Config) -> Any:
+    """The fresh weights that a run starts from, decided by its seed."""
+    return init_params(jax.random.split(jax.random.key(config.training.seed))[0], config)
+
+
 def fits(params: Any, config: Config) -> bool:
     """Whether weights are those of the config's architecture."""
-    wanted = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
+    wanted = jax.eval_shape(lambda: first_params(config=config))
     alike = jax.tree.structure(params) == jax.tree.structure(wanted)
     return alike and jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
 
 
 def init_state(config: Config, params: Any = None) -> TrainState:
     """The state before the first step, with fresh weights where none are given."""
-    key_params, key_noise = jax.random.split(jax.random.key(config.training.seed))
-    params = init_params(key_params, config) if params is None else jax.tree.map(jnp.array, params)
+    params = first_params(config=config) if params is None else jax.tree.map(jnp.array, params)
     opt_state = make_optimiser(config.optimiser, config.training.steps).init(params)
+    key_noise = jax.random.split(jax.random.key(config.training.seed))[1]
     return TrainState(params, opt_state, jnp.zeros((), jnp.int32), key_noise)
