@@ -133,6 +133,12 @@ def exact_displacement(one: PhantomSlice, frame: Array, points: Array) -> Array:
     return displacement_between(one.anatomy, fixed, moving, points)
 
 
+@jax.jit
+def exact_displacements(one: PhantomSlice, frames: Array, points: Array) -> Array:
+    """``exact_displacement`` into every one of ``frames [N]``, one after the other: ``[N, ..., 2]``."""
+    return jax.lax.map(lambda frame: exact_displacement(one, frame, points), frames)
+
+
 def masks(one: PhantomSlice) -> dict[str, np.ndarray]:
     """Body, lungs and liver in every frame: ``[T, H, W]`` bool each."""
     return {name: np.asarray(value) for name, value in _masks(one.anatomy, one.breaths, one.frames.shape[1:3]).items()}

@@ -9,7 +9,7 @@ import numpy as np
 
 from r2n2_jax.config import PhantomConfig
 from r2n2_jax.data.dataset import held_out_phantoms
-from r2n2_jax.data.patients import CYCLE, exact_displacement, held_out_patients, masks
+from r2n2_jax.data.patients import CYCLE, exact_displacements, held_out_patients, masks
 from r2n2_jax.data.series import MASKS, Series, find_patients
 from r2n2_jax.errors import InputError
 from r2n2_jax.io import read_labels
@@ -81,7 +81,7 @@ def phantom_patients(
     for patient, members in enumerate(held_out, start=1):
         for number, one in enumerate(members, start=1):
             others = [t for t in range(len(one.frames)) if t != one.fixed]
-            exact = jax.lax.map(lambda t, one=one: exact_displacement(one, t, coordinates((resolution,) * 2)), np.array(others))
+            exact = exact_displacements(one, np.array(others), coordinates((resolution,) * 2))
             organs = masks(one)
             depth = 0.5 * FIELD_OF_VIEW_MM * np.asarray(one.breaths.depth - one.breaths.depth[one.fixed])
             landmarks, frames_ = np.asarray(one.landmarks), np.asarray(one.frames[..., 0])
