@@ -14,8 +14,7 @@ import jax
 import tyro
 
 from r2n2_jax.devices import join_processes, leads
-from r2n2_jax.errors import InputError
-from r2n2_jax.training.loop import DivergedError
+from r2n2_jax.errors import DivergedError, InputError
 
 T = TypeVar("T")
 

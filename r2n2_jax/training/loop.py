@@ -14,7 +14,7 @@ from tqdm import tqdm
 from r2n2_jax.config import Config, differences, to_dict
 from r2n2_jax.data.dataset import Examples, Source
 from r2n2_jax.devices import EVERYWHERE, leads, own_copy, training_mesh, whole_batch
-from r2n2_jax.errors import InputError
+from r2n2_jax.errors import DivergedError, InputError
 from r2n2_jax.files import read_json, write_json
 from r2n2_jax.programs import kept
 from r2n2_jax.training.checkpoint import Checkpoints
@@ -25,10 +25,6 @@ from r2n2_jax.training.validation import Validation, make_validate
 _REPORT_EVERY = 10
 _MOST_SKIPPED_IN_A_ROW = 20
 _PICTURES = 4
-
-
-class DivergedError(RuntimeError):
-    """The gradients are no longer finite."""
 
 
 def claim(workdir: Path, config: Config, data: str, init: str | None = None) -> None:
