@@ -116,6 +116,8 @@ class OptimiserConfig:
     """Largest global norm of a gradient."""
     tv_weight: float = 0.1
     """The weight lambda of the isotropic total variation."""
+    brightness: bool = False
+    """Leave out of the mismatch what a smooth change of brightness explains: a coil's sensitivity is not motion."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -183,7 +185,7 @@ PRESETS = {
             noise=0.0,
             remat=False,
         ),
-        optimiser=OptimiserConfig(learning_rate=1.5e-3, warmup=50, decay="cosine"),
+        optimiser=OptimiserConfig(learning_rate=1.5e-3, warmup=50, decay="cosine", brightness=True),
         training=TrainingConfig(steps=560, batch=8, checkpoint_every=100, validation_pairs=32),
     ),
     "paper": Config(),

@@ -5,22 +5,18 @@ The residuals are the image differences :math:`r(x) = M(x + f_\theta(x)) - F(x)`
 \partial l / \partial\theta`: seven maps made of one Gaussian. The total variation enters as a sum of squares whose weights are
 those of the last step (lagged diffusivity; Vogel and Oman, SIAM Journal on Scientific Computing 17(1), 1996).
 
-A coil's sensitivity stays where it is while tissue moves through it, and would be taken for motion. So what a smooth change of
-brightness explains does not count: the mismatch is :math:`\min_c \overline{(r - B^T c)^2} + \rho |c|^2`, where the rows of
-``B`` are polynomials of second degree, and those times the fixed image. ``c`` is solved for in place (variable projection;
-Golub and Pereyra, SIAM Journal on Numerical Analysis 10(2), 1973).
+What a smooth change of brightness explains does not count (``ops.brightness``).
 """
 
 import functools
-import itertools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r2n2_jax.ops.brightness import brightness_terms, explained
 from r2n2_jax.ops.gaussian import covariance, displacement, displacement_and_determinant
 from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.warp import inside, sample
@@ -31,7 +27,6 @@ Array = jax.Array
 # The field is smooth, so few pixels show how it rises; rises below the floor, a slope of an eighth, count as squares.
 _TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = 9, 256, 1e-3
 _MOST_PIXELS = 6000  # a hundred unknowns need no more, and the time grows with them
-_BRIGHTNESS_PRIOR = 1e-2
 
 
 class Seen(NamedTuple):
@@ -61,8 +56,7 @@ def look(fixed: Array, moving: Array, mask: Array | None) -> Seen:
     counted = jnp.ones(shape, bool) if mask is None else mask
     points = coordinates(shape).reshape(-1, len(shape))[lattice]
     values = fixed.ravel()[lattice]
-    smooth = _polynomials(points)
-    return Seen(points, values, counted.ravel()[lattice], jnp.concatenate([smooth, smooth * values[None]]), moving)
+    return Seen(points, values, counted.ravel()[lattice], brightness_terms(values, points), moving)
 
 
 def objective(seen: Seen, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
@@ -71,8 +65,8 @@ def objective(seen: Seen, free: FreeGaussians, tv_weight: float) -> tuple[Array,
     moved = seen.points + field
     counted = inside(moved) & seen.counted
     residuals = jnp.where(counted, sample(seen.moving, moved)[..., 0] - seen.fixed, 0.0)
-    explained, solve = _brightness(seen, counted)
-    found = explained @ residuals
+    terms, solve = explained(seen.brightness, counted)
+    found = terms @ residuals
     pixels = jnp.maximum(jnp.sum(counted), 1)
     coarse = displacement(from_free(free), coordinates((_TV_PIXELS,) * field.shape[-1]))
     return (residuals @ residuals - found @ solve(found)) / pixels + tv_weight * jnp.mean(_steepness(coarse)), determinants
@@ -81,10 +75,10 @@ def objective(seen: Seen, free: FreeGaussians, tv_weight: float) -> tuple[Array,
 def normal_equations(seen: Seen, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
     """Half the objective's curvature ``[7 T, 7 T]``, to the first order of its squares, and half its slope ``[7 T]``."""
     residuals, rows, counted = _linearised(seen, free)
-    explained, solve = _brightness(seen, counted)
-    shared = rows @ explained.T
+    terms, solve = explained(seen.brightness, counted)
+    shared = rows @ terms.T
     normal = rows @ rows.T - shared @ solve(shared.T)
-    slope = rows @ residuals - shared @ solve(explained @ residuals)
+    slope = rows @ residuals - shared @ solve(terms @ residuals)
     pixels = jnp.maximum(jnp.sum(counted), 1)
     tv_normal, tv_slope = _total_variation(free)
     return normal / pixels + tv_weight * tv_normal, slope / pixels + tv_weight * tv_slope
@@ -100,21 +94,6 @@ def unflat(vector: Array, like: FreeGaussians) -> FreeGaussians:
     ends = np.cumsum([part.size for part in like])[:-1]
     parts = zip(jnp.split(vector, ends), like, strict=True)
     return FreeGaussians(*(part.reshape(old.shape[::-1]).T for part, old in parts))
-
-
-def _polynomials(points: Array) -> Array:
-    """Chebyshev's, of second degree in all coordinates together: ``[terms, pixels]``."""
-    at = components(points)
-    mixed = [one * other for one, other in itertools.combinations(at, 2)]
-    return jnp.stack([jnp.ones_like(at[0]), *at, *mixed, *(2.0 * one**2 - 1.0 for one in at)])
-
-
-def _brightness(seen: Seen, counted: Array) -> tuple[Array, Callable[[Array], Array]]:
-    """The terms ``B [terms, pixels]`` where they count, and what solves their normal equations with the prior."""
-    terms = jnp.where(counted[None], seen.brightness, 0.0)
-    pixels = jnp.maximum(jnp.sum(counted), 1)
-    factor = jax.scipy.linalg.cho_factor(terms @ terms.T + _BRIGHTNESS_PRIOR * pixels * jnp.eye(len(terms)))
-    return terms, functools.partial(jax.scipy.linalg.cho_solve, factor)
 
 
 def _linearised(seen: Seen, free: FreeGaussians) -> tuple[Array, Array, Array]:

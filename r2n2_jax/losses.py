@@ -1,8 +1,11 @@
 """What is minimised, in training (eq 6) and by optimisation (eq 2), for ONE pair ``[*spatial, 1]``, normalised units."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from r2n2_jax.ops.brightness import compensated_mse
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.regularisers import isotropic_tv
 from r2n2_jax.ops.similarity import mse
@@ -11,9 +14,9 @@ from r2n2_jax.ops.warp import inside, warp
 Array = jax.Array
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="brightness")
 def sequence_loss(
-    fixed: Array, warped: Array, inside: Array, displacement: Array, tv_weight: float
+    fixed: Array, warped: Array, inside: Array, displacement: Array, tv_weight: float, *, brightness: bool = False
 ) -> tuple[Array, dict[str, Array]]:
     r"""Eq 6.
 
@@ -25,11 +28,12 @@ def sequence_loss(
         inside: ``[T, *spatial]``, the pixels that see the moving image; the others do not count.
         displacement: ``[*spatial, d]``, ``f_T``.
         tv_weight: ``lambda``.
+        brightness: leave out of the MSE what a smooth change of brightness explains, see ``ops.brightness``.
 
     Returns:
         the loss, and its terms: ``mse`` of the last step, ``mse_mean`` over the steps, ``tv``.
     """
-    errors = jax.vmap(mse, in_axes=(None, 0, 0))(fixed, warped, inside)
+    errors = jax.vmap(compensated_mse if brightness else mse, in_axes=(None, 0, 0))(fixed, warped, inside)
     tv = isotropic_tv(displacement)
     mean = jnp.mean(errors)
     return mean + tv_weight * tv, {"mse": errors[-1], "mse_mean": mean, "tv": tv}

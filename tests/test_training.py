@@ -13,6 +13,7 @@ from test_reference import random_params, smooth_pair
 from r2n2_jax.config import Config, ModelConfig, OptimiserConfig, TrainingConfig
 from r2n2_jax.errors import InputError
 from r2n2_jax.losses import sequence_loss
+from r2n2_jax.ops.brightness import compensated_mse
 from r2n2_jax.registration import load
 from r2n2_jax.training.checkpoint import Checkpoints
 from r2n2_jax.training.state import TrainState, learning_rate, make_optimiser
@@ -43,6 +44,9 @@ def test_sequence_loss_is_eq_6(key):
     loss, terms = sequence_loss(fixed, np.stack(warped), inside, field, 0.1)
     np.testing.assert_allclose(loss, np.mean(errors) + 0.1 * tv, rtol=1e-5)
     np.testing.assert_allclose([terms["mse"], terms["tv"]], [errors[-1], tv], rtol=1e-5)
+    loss, _ = sequence_loss(fixed, np.stack(warped), inside, field, 0.1, brightness=True)
+    errors = [compensated_mse(fixed, w, mask) for w, mask in zip(warped, inside, strict=True)]
+    np.testing.assert_allclose(loss, np.mean(errors) + 0.1 * tv, rtol=1e-5)
 
 
 def test_the_optimiser_is_clipped_amsgrad():

@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 from scipy.interpolate import BSpline
 from scipy.ndimage import gaussian_filter
 
-from r2n2_jax import least_squares
 from r2n2_jax.least_squares import _linearised, _total_variation, flat, look, normal_equations, objective, unflat
 from r2n2_jax.levenberg_marquardt import _along_the_fold, best_share, refine
 from r2n2_jax.losses import pair_loss
+from r2n2_jax.ops import brightness
+from r2n2_jax.ops.brightness import compensated_mse
 from r2n2_jax.ops.gaussian import Gaussians, displacement, displacement_and_determinant
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import standardise
@@ -153,7 +155,8 @@ def test_the_jacobian_of_the_refinement_is_that_of_the_residuals():
 
 @pytest.mark.parametrize("shape", [SHAPE, (12, 13, 14)])
 def test_what_a_smooth_change_of_brightness_explains_is_left_out(shape):
-    """The objective against NumPy's ridge regression in float64, and nothing left of a difference that is such a change."""
+    """Refinement's objective and training's mismatch against NumPy's ridge regression in float64, where all pixels count and
+    where some do; and nothing left of a difference that is such a change."""
     d = len(shape)
     random = np.random.default_rng(0)
     fixed, difference = (gaussian_filter(random.normal(size=shape), 1.5) for _ in range(2))
@@ -163,21 +166,33 @@ def test_what_a_smooth_change_of_brightness_explains_is_left_out(shape):
     smooth = np.array([np.prod([np.cos(n * np.arccos(np.clip(x, -1, 1))) for n, x in zip(of, grid, strict=True)], axis=0)
                        for of in degrees])  # fmt: skip
     terms = np.concatenate([smooth, smooth * fixed.ravel()]).T
-    prior = np.sqrt(1e-2 * len(terms)) * np.eye(terms.shape[1])
 
-    def expected(difference):
-        system, wanted = np.concatenate([terms, prior]), np.concatenate([difference.ravel(), np.zeros(len(prior))])
+    def expected(difference, mask):
+        rows = terms[mask.ravel()]
+        system = np.concatenate([rows, np.sqrt(1e-2 * len(rows)) * np.eye(rows.shape[1])])
+        wanted = np.concatenate([difference[mask], np.zeros(rows.shape[1])])
         found = np.linalg.lstsq(system, wanted, rcond=None)[0]
-        return np.sum((system @ found - wanted) ** 2) / len(terms)
+        return np.sum((system @ found - wanted) ** 2) / len(rows)
 
-    def ours(difference):
-        pair = (jnp.asarray(image, jnp.float32)[..., None] for image in (fixed, fixed + difference))
-        return float(objective(look(*pair, None), none, 0.0)[0])
+    def ours(difference, mask):
+        pair = [jnp.asarray(image, jnp.float32)[..., None] for image in (fixed, fixed + difference)]
+        return float(objective(look(*pair, mask), none, 0.0)[0]), float(compensated_mse(*pair, mask))
 
-    assert ours(difference) == pytest.approx(expected(difference), rel=1e-3)
     explained = (0.3 * grid[0] * fixed.ravel() + 0.2 * grid[1]).reshape(shape)
-    assert ours(explained) == pytest.approx(expected(explained), rel=1e-2)
-    assert ours(explained) < 0.1 * np.mean(explained**2)
+    for mask in (np.ones(shape, bool), random.random(shape) < 0.6):
+        assert ours(difference, mask) == pytest.approx((expected(difference, mask),) * 2, rel=1e-3)
+        assert ours(explained, mask) == pytest.approx((expected(explained, mask),) * 2, rel=1e-2)
+        assert max(ours(explained, mask)) < 0.1 * np.mean(explained**2)
+
+
+def test_the_compensated_mismatch_has_its_own_slope(key):
+    """Against finite differences, exact for squares; of no pixels it is zero, and so is its slope."""
+    fixed, warped = jax.random.normal(key, (2, 9, 11, 1))
+    mask = jax.random.uniform(key, (9, 11)) < 0.7
+    check_grads(lambda warped: compensated_mse(fixed, warped, mask), (warped,), order=1, modes=["rev"], eps=0.1, rtol=1e-3)
+    nothing, slope = jax.value_and_grad(compensated_mse, argnums=1)(fixed, warped, jnp.zeros_like(mask))
+    assert nothing == 0
+    assert not slope.any()
 
 
 def test_the_normal_equations_have_the_objectives_slope():
@@ -203,7 +218,7 @@ def test_refinement_is_not_misled_by_a_smooth_change_of_brightness(monkeypatch):
         return error_px(displacement(found, coordinates(shape)), shape)
 
     modelled = missed(20)
-    monkeypatch.setattr(least_squares, "_BRIGHTNESS_PRIOR", 1e9)
+    monkeypatch.setattr(brightness, "PRIOR", 1e9)
     assert modelled < 0.12
     assert missed(21) > 3.0 * modelled
 
