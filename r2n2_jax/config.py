@@ -222,10 +222,13 @@ def from_dict(plain: dict[str, Any]) -> Config:
 
 
 def differences(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """``section.field: saved -> asked`` for every field in which two plain configs differ."""
-    lines = []
+    """``section.field: saved -> asked`` for every field in which two plain configs differ.
+
+    What a run of an older version did not know, and so did not save, it did as the defaults say.
+    """
+    lines, defaults = [], to_dict(Config())
     for section in sorted(saved.keys() | asked.keys()):
-        old, new = saved.get(section, {}), asked.get(section, {})
+        old, new = defaults.get(section, {}) | saved.get(section, {}), asked.get(section, {})
         lines += [
             f"{section}.{name}: {old.get(name)} -> {new.get(name)}"
             for name in sorted(old.keys() | new.keys())

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 import r2n2_jax
-from r2n2_jax.config import PRESETS, Config, ModelConfig, TrainingConfig, differences, from_dict, to_dict
+from r2n2_jax.config import PRESETS, Config, ModelConfig, OptimiserConfig, TrainingConfig, differences, from_dict, to_dict
 
 # Lower layers first; a module may import from its own layer and those before it.
 LAYERS = [
@@ -124,3 +124,11 @@ def test_configs_are_checked_and_compared():
     changed = dataclasses.replace(Config(), model=ModelConfig(steps=3))
     assert differences(to_dict(Config()), to_dict(changed)) == ["model.steps: 25 -> 3"]
     assert differences(to_dict(Config()), to_dict(Config())) == []
+
+
+def test_a_run_of_an_older_version_goes_on_where_its_config_means_the_same():
+    older = to_dict(Config())
+    del older["optimiser"]["brightness"]
+    assert differences(older, to_dict(Config())) == []
+    newer = dataclasses.replace(Config(), optimiser=OptimiserConfig(brightness=True))
+    assert differences(older, to_dict(newer)) == ["optimiser.brightness: False -> True"]
