@@ -6,26 +6,36 @@ JAX's own cache spares the next command the compilation. Tracing and lowering, m
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import os
 import pickle
-import tempfile
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 from jax import export
 
-_PACKAGE = Path(__file__).parent
 _DIGEST = hashlib.sha256
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy")
+_SETTINGS = (
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_random_seed_offset",
+    "jax_threefry_partitionable",
+    "jax_use_shardy_partitioner",
+)
 
 
 def kept(jitted: Callable[..., Any], *, depends: Any = None, donate: int = 0) -> Callable[..., Any]:
     """The jitted function, read as StableHLO from JAX's folder of compiled programs where an earlier process left it there.
 
-    A file is named by all that a trace depends on: this package's code, JAX's version, the devices, the arguments' shapes
-    and the options. Without such a folder (``jax_compilation_cache_dir``), and of several processes, nothing is kept.
+    A file is named by what a trace depends on: this package's code, the libraries' versions, JAX's settings, the devices, the
+    arguments' shapes and places, the options. Nothing is kept without such a folder (``jax_compilation_cache_dir``), of several
+    processes, while debugging, and of what cannot be written down; under ``jit``, ``grad`` and ``vmap`` it is the function.
 
     Args:
         jitted: positional arguments are pytrees of arrays, keywords are static.
@@ -36,21 +46,34 @@ def kept(jitted: Callable[..., Any], *, depends: Any = None, donate: int = 0) ->
 
     @functools.wraps(jitted)
     def call(*arrays: Any, **options: Any) -> Any:
-        folder = jax.config.jax_compilation_cache_dir
-        if folder is None or "://" in folder or jax.process_count() > 1:
-            return jitted(*arrays, **options)
         leaves, structure = jax.tree.flatten(arrays)
-        key = (structure, tuple(map(_kind, leaves)), tuple(options.items()))
+        folder = _folder(leaves)
+        if folder is None:
+            return jitted(*arrays, **options)
+        settings = tuple(getattr(jax.config, name, None) for name in _SETTINGS)
+        key = (structure, tuple(map(_kind, leaves)), tuple(options.items()), settings)
         if key not in programs:
-            whole = (f"{jitted.__module__}.{jitted.__qualname__}", depends, key, _environment())
-            path = Path(folder) / f"{jitted.__name__}-{_DIGEST(repr(whole).encode()).hexdigest()}-program"
-            program, returned = _read(path) or _build(path, jitted, arrays, options)
+            whole = (f"{jitted.__module__}.{jitted.__qualname__}", depends, key, _CODE, _environment())
+            path = folder / f"{jitted.__name__}-{_DIGEST(repr(whole).encode()).hexdigest()}-program"
             donated = tuple(range(len(jax.tree.leaves(arrays[:donate]))))
-            programs[key] = jax.jit(program.call, donate_argnums=donated), returned
-        program, returned = programs[key]
-        return jax.tree.unflatten(returned, program(*leaves))
+            programs[key] = _program(path, jitted, arrays, options, donated)
+        return programs[key](*arrays, **options)
 
     return call
+
+
+def _folder(leaves: Sequence[Any]) -> Path | None:
+    """Where programs are kept; None where they are not, or not for such arguments."""
+    config, name = jax.config, jax.config.jax_compilation_cache_dir
+    if not name or "://" in name or not config.jax_enable_compilation_cache or jax.process_count() > 1:
+        return None
+    if config.jax_debug_nans or config.jax_disable_jit or config.jax_default_device is not None:
+        return None
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return None
+    # A program is made for the default backend.
+    places = {device.platform for leaf in leaves if isinstance(leaf, jax.Array) for device in leaf.sharding.device_set}
+    return Path(name) if places <= {jax.devices()[0].platform} else None
 
 
 def _kind(leaf: Any) -> tuple[Any, ...]:
@@ -59,12 +82,34 @@ def _kind(leaf: Any) -> tuple[Any, ...]:
 
 @functools.cache
 def _environment() -> tuple[Any, ...]:
+    versions = [importlib.metadata.version(name) for name in _LIBRARIES]
+    return versions, [(device.platform, device.device_kind) for device in jax.devices()]
+
+
+def _code(package: Path) -> str:
     code = _DIGEST()
-    for path in sorted(_PACKAGE.rglob("*.py")):
+    for path in sorted(package.rglob("*.py")):
         code.update(path.read_bytes())
-    devices = [(device.platform, device.device_kind) for device in jax.devices()]
-    settings = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision
-    return code.hexdigest(), jax.__version__, jaxlib.__version__, devices, settings
+    return code.hexdigest()
+
+
+# Now, as the package is imported: later the files may be others than those that run.
+_CODE = _code(Path(__file__).parent)
+
+
+def _program(
+    path: Path, jitted: Callable[..., Any], arrays: tuple[Any, ...], options: dict[str, Any], donated: tuple[int, ...]
+) -> Callable[..., Any]:
+    try:
+        program, returned = _read(path) or _build(path, jitted, arrays, options)
+    except NotImplementedError:  # what calls Python from within, say
+        return jitted
+    compiled = jax.jit(program.call, donate_argnums=donated)
+
+    def call(*arrays: Any, **_: Any) -> Any:
+        return jax.tree.unflatten(returned, compiled(*jax.tree.leaves(arrays)))
+
+    return call
 
 
 def _build(path: Path, jitted: Callable[..., Any], arrays: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any]:
@@ -102,10 +147,9 @@ def _read(path: Path) -> tuple[Any, Any] | None:
 def _write(path: Path, content: bytes) -> None:
     """Whole or not at all, also where two processes write the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        partial.write_bytes(content)
         os.replace(partial, path)
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from test_reference import CONFIG, apply, random_params, smooth_pair
 
-from r2n2_jax.config import PRESETS, Config, ModelConfig
+from r2n2_jax.config import PRESETS, ModelConfig
 from r2n2_jax.models.conv_gru import ConvGRU
 from r2n2_jax.models.r2n2 import R2N2, Look, RegistrationStep
 from r2n2_jax.ops.gaussian import displacement
@@ -18,14 +18,14 @@ from r2n2_jax.training.state import init_params
 
 
 def test_the_paper_preset_has_its_number_of_parameters():
-    params = jax.eval_shape(lambda: init_params(jax.random.key(0), PRESETS["paper"]))
+    params = jax.eval_shape(lambda: init_params(jax.random.key(0), PRESETS["paper"].model))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 3_593_611
 
 
 def test_an_untrained_network_does_not_move_anything(key):
     fixed, moving = smooth_pair(key)[:, None]
     config = dataclasses.replace(CONFIG, residual_blocks=1)
-    sequence = apply(config, init_params(key, Config(model=config)), fixed, moving)
+    sequence = apply(config, init_params(key, config), fixed, moving)
     np.testing.assert_array_equal(sequence.displacement, 0.0)
     np.testing.assert_allclose(sequence.warped, jnp.broadcast_to(moving[None], sequence.warped.shape), atol=1e-5)
     assert sequence.inside.all()

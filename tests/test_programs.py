@@ -1,5 +1,6 @@
 """Kept programs: the next process computes the same without tracing, and nothing that is in the folder can do harm."""
 
+import dataclasses
 import errno
 import functools
 import os
@@ -16,7 +17,12 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r2n2_jax import programs
+from r2n2_jax.config import Config, ModelConfig, OptimiserConfig, TrainingConfig
+from r2n2_jax.data.dataset import PhantomSource
+from r2n2_jax.losses import sequence_loss
 from r2n2_jax.programs import kept
+from r2n2_jax.training import step
+from r2n2_jax.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -97,25 +103,90 @@ def test_what_a_trace_depends_on_names_the_file(folder, moments, change, of):
     assert len(files(folder)) == 2
 
 
-def test_changed_code_and_another_jax_are_other_programs(folder, moments, monkeypatch):
+def test_other_libraries_and_settings_are_other_programs(folder, moments, monkeypatch):
     moments()(X)
-    for _ in range(2):
-        known = programs._environment()
-        monkeypatch.setattr(programs, "_environment", lambda known=known: (*known, "changed"))
-        moments()(X)
-    assert moments.traces == 3
+    monkeypatch.setattr(programs.importlib.metadata, "version", lambda name: f"{name} of tomorrow")
+    programs._environment.cache_clear()
+    moments()(X)
+    programs._environment.cache_clear()
+    assert moments.traces == 2
+    one = moments()
+    one(X)
+    with jax.default_matmul_precision("highest"):
+        one(X)
+    with jax.threefry_partitionable(not jax.config.jax_threefry_partitionable):
+        one(X)
+    assert moments.traces == 4
+    assert len(files(folder)) == 4
 
 
-def test_the_code_is_in_the_name(tmp_path, monkeypatch):
-    (tmp_path / "module.py").write_text("x = 1\n")
-    monkeypatch.setattr(programs, "_PACKAGE", tmp_path)
+def test_the_code_is_in_the_name(folder, moments, tmp_path, monkeypatch):
     found = []
     for text in ("x = 1\n", "x = 2\n", "x = 1\n"):
         (tmp_path / "module.py").write_text(text)
-        programs._environment.cache_clear()
-        found.append(programs._environment())
-    programs._environment.cache_clear()
+        found.append(programs._code(tmp_path))
     assert found[0] == found[2] != found[1]
+    for code in found:
+        monkeypatch.setattr(programs, "_CODE", code)
+        moments()(X)
+    assert moments.traces == 2
+
+
+def test_functions_of_one_name_are_told_apart(folder):
+    def new(add):
+        if add:
+
+            def one(x):
+                return x + add
+        else:
+
+            def one(x):
+                return -x
+
+            one.__qualname__ = "another"
+        return kept(jax.jit(one))
+
+    assert float(new(1.0)(jnp.ones(()))) == 2.0
+    assert float(new(0)(jnp.ones(()))) == -1.0
+    assert len(list(folder.glob("one-*"))) == 2
+
+
+def test_several_processes_and_debugging_keep_nothing(folder, moments, monkeypatch):
+    with monkeypatch.context() as several:
+        several.setattr(programs.jax, "process_count", lambda: 2)
+        moments()(X)
+    with jax.debug_nans(True):
+        moments()(X)
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        moments()(X)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert moments.traces == 3
+    assert not files(folder)
+
+
+def test_what_cannot_be_written_down_runs_all_the_same(folder, capfd):
+    @jax.jit
+    def loud(x):
+        jax.debug.print("x = {}", x)
+        return 2.0 * x
+
+    both = kept(loud)
+    assert float(both(jnp.ones(()))) == float(both(jnp.ones(()))) == 2.0
+    jax.effects_barrier()
+    assert capfd.readouterr().out == "x = 1.0\n" * 2
+    assert not list(folder.glob("loud-*"))
+
+
+def test_it_can_be_transformed_like_the_function(folder, moments):
+    for _ in range(2):
+        mean = moments()
+        mean(X)
+        slope = jax.grad(lambda x, mean=mean: mean({"x": x}).mean)(X["x"])
+        np.testing.assert_allclose(slope, 1 / 7, rtol=1e-6)
+        means = jax.vmap(lambda x, mean=mean: mean({"x": x}).mean)(np.stack([X["x"], 2 * X["x"]]))
+        np.testing.assert_allclose(means, [0.5, 1.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("harm", [lambda whole: whole[:-1], lambda whole: b"", lambda whole: whole[:40] + b"?" + whole[41:]])
@@ -177,6 +248,29 @@ def test_arrays_spread_over_devices_stay_spread(folder):
         assert found.sharding.is_equivalent_to(spread, 1)
     assert len(traces) == 1
     assert len(list(folder.glob("own-*"))) == 1
+    whole = NamedSharding(mesh, PartitionSpec())
+    np.testing.assert_array_equal(new()(jax.device_put(jnp.zeros(8), whole)), np.repeat(np.arange(4), 2))
+    assert len(traces) == 2, "arrays that lie elsewhere were given the old program"
+
+
+def test_training_again_traces_nothing_and_learns_the_same(folder, tmp_path, monkeypatch):
+    model = ModelConfig(resolution=16, steps=2, channels=(2, 4, 4, 4), residual_blocks=1, hidden=4, remat=False)
+    config = Config(model=model, training=TrainingConfig(steps=2, batch=4, checkpoint_every=2, validation_pairs=2))
+    traced = []
+
+    def counted(*arguments, **options):
+        traced.append(options)
+        return sequence_loss(*arguments, **options)
+
+    monkeypatch.setattr(step, "sequence_loss", counted)
+    first = train(config, tmp_path / "first", PhantomSource(config), progress=False)
+    assert len(traced) == 1
+    again = train(config, tmp_path / "again", PhantomSource(config), progress=False)
+    assert len(traced) == 1
+    chex.assert_trees_all_equal(first.params, again.params)
+    other = dataclasses.replace(config, optimiser=OptimiserConfig(tv_weight=0.2))
+    train(other, tmp_path / "other", PhantomSource(other), progress=False)
+    assert len(traced) == 2, "the step of another config was answered by the old program"
 
 
 _COMMAND = """

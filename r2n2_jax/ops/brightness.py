@@ -50,6 +50,8 @@ def explained(terms: Array, counted: Array) -> tuple[Array, Callable[[Array], Ar
 def compensated_mse(fixed: Array, warped: Array, mask: Array) -> Array:
     """The mean squared error over the masked pixels, apart from what a smooth change of brightness explains.
 
+    It has first derivatives, not second ones.
+
     Args:
         fixed: ``[*spatial, 1]``.
         warped: the same shape.

@@ -95,7 +95,7 @@ class Checkpoints:
     def restore_best(self) -> tuple[Config, Any]:
         """The config and the weights of the best step, to register with."""
         config = self.config(self.best)
-        template = _placed(jax.eval_shape(lambda: first_params(config=config)))
+        template = _placed(jax.eval_shape(lambda: first_params(model=config.model, seed=0)))
         args = ocp.args.Composite(params=ocp.args.StandardRestore(template))
         return config, self._manager.restore(self.best, args=args).params
 

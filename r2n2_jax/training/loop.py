@@ -44,7 +44,10 @@ def claim(workdir: Path, config: Config, data: str, init: str | None = None) -> 
     if path.exists():
         changed = differences(read_json(path), asked)
         if changed:
-            raise InputError(f"{workdir}: holds a run of another config ({'; '.join(changed)}); name a new --workdir")
+            raise InputError(
+                f"{workdir}: holds a run of another config ({'; '.join(changed)}); name a new --workdir, "
+                f"or ask for what it was begun with"
+            )
         return
     if workdir.is_file() or (workdir.is_dir() and any(workdir.iterdir())):
         raise InputError(f"{workdir}: holds something else than a training run; name a new or empty --workdir")

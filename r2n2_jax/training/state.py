@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from r2n2_jax.config import Config, OptimiserConfig
+from r2n2_jax.config import Config, ModelConfig, OptimiserConfig
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.programs import kept
 
@@ -55,32 +55,33 @@ def learning_rate(config: OptimiserConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, after], [config.warmup])
 
 
-def init_params(key: Array, config: Config) -> Any:
+def init_params(key: Array, model: ModelConfig) -> Any:
     """Fresh weights, decided by the key. They do not depend on the image size, so a small one stands in."""
-    spatial = (32,) * config.model.ndim
+    spatial = (32,) * model.ndim
     # XLA compiles dozens of threefry draws in half a minute, as many of its own generator's in a few seconds.
     key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
     pair = jnp.zeros((1, *spatial, 1))
-    return jax.jit(R2N2(config.model).init, static_argnames="steps")(key, pair, pair, steps=1)["params"]
+    return jax.jit(R2N2(model).init, static_argnames="steps")(key, pair, pair, steps=1)["params"]
 
 
 @kept
-@functools.partial(jax.jit, static_argnames="config")
-def first_params(*, config: Config) -> Any:
-    """The fresh weights that a run starts from, decided by its seed."""
-    return init_params(jax.random.split(jax.random.key(config.training.seed))[0], config)
+@functools.partial(jax.jit, static_argnames=("model", "seed"))
+def first_params(*, model: ModelConfig, seed: int) -> Any:
+    """The fresh weights that a run starts from."""
+    return init_params(jax.random.split(jax.random.key(seed))[0], model)
 
 
 def fits(params: Any, config: Config) -> bool:
     """Whether weights are those of the config's architecture."""
-    wanted = jax.eval_shape(lambda: first_params(config=config))
+    wanted = jax.eval_shape(lambda: first_params(model=config.model, seed=0))
     alike = jax.tree.structure(params) == jax.tree.structure(wanted)
     return alike and jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
 
 
 def init_state(config: Config, params: Any = None) -> TrainState:
     """The state before the first step, with fresh weights where none are given."""
-    params = first_params(config=config) if params is None else jax.tree.map(jnp.array, params)
+    seed = config.training.seed
+    params = first_params(model=config.model, seed=seed) if params is None else jax.tree.map(jnp.array, params)
     opt_state = make_optimiser(config.optimiser, config.training.steps).init(params)
-    key_noise = jax.random.split(jax.random.key(config.training.seed))[1]
+    key_noise = jax.random.split(jax.random.key(seed))[1]
     return TrainState(params, opt_state, jnp.zeros((), jnp.int32), key_noise)
