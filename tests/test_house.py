@@ -7,8 +7,10 @@ import importlib
 import inspect
 import json
 import pkgutil
+import re
 
 import pytest
+import tyro
 from conftest import ROOT
 
 import r2n2_jax
@@ -105,6 +107,15 @@ def test_the_documented_library_does_as_it_says():
     results = doctest.testfile(str(ROOT / "docs" / "api.md"), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert results.attempted > 15
     assert results.failed == 0
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/performance.md", "r2n2_jax/pretrained/README.md"])
+def test_options_in_the_text_are_taken_as_they_stand(page):
+    settings = r"--(?:model|phantom|optimiser|training)\.[\w-]+(?:\s+[^-`|]\S*?(?=[`\s]))?"
+    found = re.findall(settings, (ROOT / page).read_text())
+    assert found
+    for words in found:
+        tyro.cli(Config, args=words.split(), default=PRESETS["small"])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
