@@ -62,14 +62,18 @@ def look(fixed: Array, moving: Array, mask: Array | None) -> Seen:
 def objective(seen: Seen, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
     """Masked MSE apart from brightness + ``tv_weight`` * TV, and the Jacobian determinants ``[pixels]`` of the map."""
     field, determinants = displacement_and_determinant(from_free(free), seen.points)
-    moved = seen.points + field
-    counted = inside(moved) & seen.counted
-    residuals = jnp.where(counted, sample(seen.moving, moved)[..., 0] - seen.fixed, 0.0)
+    residuals, counted = _residuals(seen, field)
     terms, solve = explained(seen.brightness, counted)
     found = terms @ residuals
     pixels = jnp.maximum(jnp.sum(counted), 1)
     coarse = displacement(from_free(free), coordinates((_TV_PIXELS,) * field.shape[-1]))
     return (residuals @ residuals - found @ solve(found)) / pixels + tv_weight * jnp.mean(_steepness(coarse)), determinants
+
+
+def mismatch(seen: Seen, free: FreeGaussians) -> Array:
+    """Masked MSE, with what a change of brightness makes of it."""
+    residuals, counted = _residuals(seen, displacement(from_free(free), seen.points))
+    return residuals @ residuals / jnp.maximum(jnp.sum(counted), 1)
 
 
 def normal_equations(seen: Seen, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
@@ -94,6 +98,13 @@ def unflat(vector: Array, like: FreeGaussians) -> FreeGaussians:
     ends = np.cumsum([part.size for part in like])[:-1]
     parts = zip(jnp.split(vector, ends), like, strict=True)
     return FreeGaussians(*(part.reshape(old.shape[::-1]).T for part, old in parts))
+
+
+def _residuals(seen: Seen, field: Array) -> tuple[Array, Array]:
+    """Residuals ``[pixels]``, zero where they do not count; where they do."""
+    moved = seen.points + field
+    counted = inside(moved) & seen.counted
+    return jnp.where(counted, sample(seen.moving, moved)[..., 0] - seen.fixed, 0.0), counted
 
 
 def _linearised(seen: Seen, free: FreeGaussians) -> tuple[Array, Array, Array]:

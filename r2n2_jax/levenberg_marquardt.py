@@ -1,13 +1,12 @@
 """Instance refinement: the Gaussians of ONE pair as a nonlinear least-squares problem, solved by Levenberg-Marquardt."""
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from r2n2_jax.least_squares import flat, look, normal_equations, objective, unflat
+from r2n2_jax.least_squares import Seen, flat, look, mismatch, normal_equations, objective, unflat
 from r2n2_jax.ops.gaussian import Gaussians, displacement_and_determinant
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.transforms.gaussians import FreeGaussians, from_free, to_free
@@ -73,7 +72,8 @@ def refine(
         the same number of Gaussians, and the objective's course.
     """
     seen = look(fixed, moving, mask)
-    first = _best_share(to_free(gaussians), lambda free: objective(seen, free, tv_weight)[0])
+    shares = _shares(to_free(gaussians))
+    first = _lowest(shares, _objectives(seen, shares, tv_weight))
     start = flat(first)
     weight = prior / start.size
 
@@ -131,7 +131,8 @@ def best_share(
 ) -> Gaussians:
     """The Gaussians with that share of their weights (all, half, a quarter, none) whose objective, see ``refine``, is lowest.
 
-    A network that does not know the images may answer with a field worse than none.
+    A network that does not know the images may answer with a field worse than none. Nor may the images' plain mismatch rise:
+    no refinement follows that would tell a motion from a change of brightness.
 
     Args:
         fixed: ``[*spatial, 1]``, standardised.
@@ -143,8 +144,10 @@ def best_share(
     Returns:
         the same number of Gaussians.
     """
-    seen = look(fixed, moving, mask)
-    return from_free(_best_share(to_free(gaussians), lambda free: objective(seen, free, tv_weight)[0]))
+    seen, shares = look(fixed, moving, mask), _shares(to_free(gaussians))
+    plain = jax.lax.map(functools.partial(mismatch, seen), shares)
+    judged = jnp.where(plain <= plain[_SHARES.index(0.0)], _objectives(seen, shares, tv_weight), jnp.inf)
+    return from_free(_lowest(shares, judged))
 
 
 def _least(determinants: Array) -> Array:
@@ -164,11 +167,17 @@ def _along_the_fold(matrix: Array, downhill: Array, least: Array, rise: Array) -
     return step + missing / (rise @ towards + 1e-12) * towards
 
 
-def _best_share(free: FreeGaussians, judge: Callable[[FreeGaussians], Array]) -> FreeGaussians:
-    """The Gaussians with that share of their weights, none among them, that is judged best."""
-    shares = jnp.asarray(_SHARES)
-    judged = jax.lax.map(lambda share: judge(free._replace(weight=share * free.weight)), shares)
-    return free._replace(weight=shares[jnp.argmin(judged)] * free.weight)
+def _shares(free: FreeGaussians) -> FreeGaussians:
+    """The Gaussians with every share of their weights, fields ``[shares, T, ...]``."""
+    return jax.vmap(lambda share: free._replace(weight=share * free.weight))(jnp.asarray(_SHARES))
+
+
+def _objectives(seen: Seen, shares: FreeGaussians, tv_weight: float) -> Array:
+    return jax.lax.map(lambda free: objective(seen, free, tv_weight)[0], shares)
+
+
+def _lowest(shares: FreeGaussians, judged: Array) -> FreeGaussians:
+    return jax.tree.map(lambda each: each[jnp.argmin(judged)], shares)
 
 
 def _bounded(free: FreeGaussians, first: FreeGaussians) -> FreeGaussians:

@@ -14,11 +14,12 @@ from r2n2_jax.losses import pair_loss
 from r2n2_jax.ops import brightness
 from r2n2_jax.ops.brightness import compensated_mse
 from r2n2_jax.ops.gaussian import Gaussians, displacement, displacement_and_determinant
-from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import standardise
 from r2n2_jax.ops.jacobian import determinant
 from r2n2_jax.ops.regularisers import isotropic_tv
-from r2n2_jax.ops.warp import sample
+from r2n2_jax.ops.similarity import mse
+from r2n2_jax.ops.warp import inside, sample, warp
 from r2n2_jax.optimise import Settings, fit
 from r2n2_jax.transforms.bspline import basis, bspline, intervals
 from r2n2_jax.transforms.dense import DENSE
@@ -292,6 +293,27 @@ def test_the_share_of_an_answer_that_matches_best(weight, share):
     answer = TRUE._replace(weight=weight * TRUE.weight)
     found = best_share(fixed, moving, answer)
     np.testing.assert_allclose(found.weight, share * answer.weight, atol=1e-6)
+
+
+def test_a_motion_that_a_change_of_brightness_speaks_for_is_taken_while_the_plain_mismatch_falls():
+    """Apart from brightness the whole motion matches best, and a refinement starts there; as they are, the images disagree."""
+    fixed, moving = (image[..., None] for image in known_pair((64, 64)))
+    points = coordinates((64, 64))
+    x, y = (part.ravel() for part in components(points))
+    smooth = jnp.stack([jnp.ones_like(x), x, y, x * y, x**2, y**2])
+    projected = jnp.linalg.lstsq(smooth.T, (moving - fixed).ravel())[0] @ smooth
+    dimmed = fixed + 20.0 * projected.reshape(fixed.shape)
+
+    def mismatch(answer):
+        field = displacement(answer, points)
+        return mse(dimmed, warp(moving, field), inside(points + field))
+
+    taken, started = best_share(dimmed, moving, TRUE), refine(dimmed, moving, TRUE, iterations=0).gaussians
+    nothing = mismatch(TRUE._replace(weight=0.0 * TRUE.weight))
+    np.testing.assert_allclose(started.weight, TRUE.weight, atol=1e-6)
+    assert mismatch(started) > nothing
+    np.testing.assert_allclose(taken.weight, 0.25 * TRUE.weight, atol=1e-6)
+    assert mismatch(taken) < nothing
 
 
 def test_refinement_looks_at_the_mask_alone():
