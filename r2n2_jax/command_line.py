@@ -103,7 +103,8 @@ def _keep_compiled_programs() -> str:
 
 
 def _one_line(message: str) -> str:
-    """The parser's message without its box, the box's title and the colours."""
+    """The parser's message without its box, the box's title, the colours and the option's whole help."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", message).partition("\n")[2]
-    plain = re.sub(r"[\u2500-\u257f]", " ", plain)
-    return " ".join(plain.split())
+    plain = " ".join(re.sub(r"[\u2500-\u257f]", " ", plain).split())
+    plain = re.sub(r"\.?( Got errors:.*?)? Argument helptext:.*?(?= For full helptext|$)", ";", plain)
+    return plain.replace("invalid literal for int() with base 10:", "not a whole number:")

@@ -169,7 +169,8 @@ class Config:
     training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
-        _require("optimiser", {"warmup must be below training.steps": self.optimiser.warmup < self.training.steps})
+        warmup, steps = self.optimiser.warmup, self.training.steps
+        _require("optimiser", {f"warmup ({warmup}) must be below training.steps ({steps}); lower it too": warmup < steps})
 
 
 PRESETS = {

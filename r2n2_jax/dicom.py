@@ -297,7 +297,8 @@ def _choose_order(folder: Path, slices: list[list[DicomFrame]], order_by: OrderB
     deciding = [key for key in asked if faults[key] is None and (order_by is not None or key in _AUTOMATIC)]
     if not deciding:
         reasons = "; ".join(f"{key}: {fault or 'decides, if asked for'}" for key, fault in faults.items())
-        raise InputError(f"{folder}: nothing decides the order of the frames in time ({reasons}); name one by --order-by")
+        remedy = "name one by --order-by" if None in faults.values() else "frames without a time need numbers: convert them"
+        raise InputError(f"{folder}: nothing decides the order of the frames in time ({reasons}); {remedy}")
     orders = {key: [[id(frame) for frame in _sorted(members, key)] for members in slices] for key in deciding}
     agree = [key for key in deciding if orders[key] == orders[deciding[0]]]
     if agree != deciding:

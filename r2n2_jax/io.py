@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from r2n2_jax.errors import InputError
 from r2n2_jax.geometry import Geometry, to_physical_mm
 from r2n2_jax.mapped import mapped, release
+from r2n2_jax.nifti import count_not_finite
 
 
 class Image(NamedTuple):
@@ -25,13 +26,16 @@ class Image(NamedTuple):
         pixels: ``[*spatial]`` float32, axes of one pixel dropped.
         geometry: of the file.
         kind: the type of the file's own pixels.
+        path: of the file; None for an image that comes from none.
     """
 
     pixels: np.ndarray
     geometry: Geometry
     kind: np.dtype = np.dtype(np.float32)
+    path: Path | None = None
 
 
+_LEAST_PIXELS = 8
 _VALUES_AT_ONCE = 1 << 23  # of a long file: compressed ones are decoded from their beginning for every part
 
 ImageLike = np.ndarray | sitk.Image | Image
@@ -55,8 +59,10 @@ def read_image(path: Path) -> Image:
     if len(geometry.axes) not in (2, 3):
         raise InputError(f"{path}: an image of size {image.GetSize()}; a 2D or 3D image is needed")
     pixels = sitk.GetArrayFromImage(image).astype(np.float32).reshape(geometry.shape)
+    if len(geometry.axes) == 3 and min(geometry.shape) < _LEAST_PIXELS:
+        raise InputError(f"{path}: a volume of size {geometry.size}, x, y, slice; take one of its slices")
     check_pixels(pixels, str(path))
-    return Image(pixels, geometry, kind)
+    return Image(pixels, geometry, kind, path)
 
 
 def read_frames(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -108,7 +114,8 @@ def read_mask(path: Path, geometries: Sequence[Geometry]) -> list[np.ndarray]:
     values, first = sitk.GetArrayFromImage(image), geometries[0]
     shape = (len(geometries), *first.shape)
     if [n for n in values.shape if n > 1] != [n for n in shape if n > 1]:
-        raise InputError(f"{path}: a mask of shape {values.shape}; what it belongs to has {shape}")
+        asked = (*first.size[:2], *((len(geometries),) if len(geometries) > 1 else first.size[2:]))
+        raise InputError(f"{path}: a mask of size {image.GetSize()}; what it belongs to has {asked}")
     own = _geometry(image)
     if own.is_placed and first.is_placed and len(own.size) == len(first.size):
         near = np.allclose(own.origin, first.origin, rtol=0.0, atol=0.01 * min(first.spacing))
@@ -128,10 +135,10 @@ def check_pixels(pixels: np.ndarray, name: str) -> None:
     Raises:
         InputError: where pixels are not finite, all the same, or fewer than 8 along an axis.
     """
-    if min(pixels.shape) < 8:
-        raise InputError(f"{name}: of shape {pixels.shape}; at least 8 pixels along every axis are needed")
+    if min(pixels.shape) < _LEAST_PIXELS:
+        raise InputError(f"{name}: of shape {pixels.shape}; at least {_LEAST_PIXELS} pixels along every axis are needed")
     if not np.isfinite(pixels).all():
-        raise InputError(f"{name}: {np.count_nonzero(~np.isfinite(pixels))} pixels are NaN or infinite; fill them first")
+        raise _not_finite(name, np.count_nonzero(~np.isfinite(pixels)))
     if pixels.min() == pixels.max():
         raise InputError(f"{name}: constant, every pixel is {pixels.flat[0]:g}; there is nothing to register")
 
@@ -236,7 +243,8 @@ def _open_2d_t(path: Path) -> tuple[sitk.ImageFileReader, Geometry, tuple[int, .
         shape = (shape[0], 1, *shape[1:])
     if len(shape) != 4:
         raise InputError(f"{path}: {len(shape)}D; a series has the axes x, y, slice, frame, or x, y, frame")
-    if shape[0] < 2:
+    # Of one frame ITK drops the last axis, and the slices would pass for frames.
+    if shape[0] < 2 or (reader.HasMetaDataKey("vox_offset") and _nifti_size(reader)[3:4] == [1]):
         raise InputError(f"{path}: a series of one frame; at least two frames are needed")
     return reader, _geometry(reader), shape
 
@@ -297,11 +305,16 @@ def _readable(path: Path) -> Iterator[None]:
 def _check_whole(path: Path, reader: sitk.ImageFileReader) -> None:
     """Raises EOFError for the two formats of which ITK reads a truncated file without a word: NIfTI and JPEG."""
     if reader.HasMetaDataKey("vox_offset"):
-        axes = int(reader.GetMetaData("dim[0]"))
-        pixels = math.prod(int(reader.GetMetaData(f"dim[{axis}]")) for axis in range(1, axes + 1))
-        needed = float(reader.GetMetaData("vox_offset")) + pixels * int(reader.GetMetaData("bitpix")) // 8
-        if _uncompressed_size(path) < needed:
-            raise EOFError
+        header = {key: float(reader.GetMetaData(key)) for key in ("vox_offset", "datatype", "bitpix")}
+        bad = count_not_finite(
+            path,
+            datatype=int(header["datatype"]),
+            bits=int(header["bitpix"]),
+            first=int(header["vox_offset"]),
+            values=math.prod(_nifti_size(reader)),
+        )
+        if bad:
+            raise _not_finite(path, bad)
     elif path.suffix.lower() in (".jpg", ".jpeg"):
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 64))
@@ -309,11 +322,13 @@ def _check_whole(path: Path, reader: sitk.ImageFileReader) -> None:
                 raise EOFError
 
 
-def _uncompressed_size(path: Path) -> int:
-    if path.suffix.lower() != ".gz":
-        return path.stat().st_size
-    with gzip.open(path) as file:
-        return file.seek(0, os.SEEK_END)
+def _nifti_size(reader: sitk.ImageFileReader) -> list[int]:
+    """As the file has it: ITK drops axes of one pixel from its end."""
+    return [int(reader.GetMetaData(f"dim[{axis}]")) for axis in range(1, int(reader.GetMetaData("dim[0]")) + 1)]
+
+
+def _not_finite(name: object, count: int) -> InputError:
+    return InputError(f"{name}: {count} pixels are NaN or infinite; fill them first")
 
 
 @contextlib.contextmanager

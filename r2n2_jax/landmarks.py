@@ -38,8 +38,12 @@ def read_landmarks(path: Path, *, slices: int = 1) -> dict[int, np.ndarray]:
             missing = [name for name in needed if name not in (reader.fieldnames or ())]
             if missing:
                 found = ", ".join(reader.fieldnames or ()) or "none"
-                raise InputError(f"{path}: no column {', '.join(missing)}; found {found}, needed {', '.join(needed)}")
+                raise InputError(
+                    f"{path}: no column {', '.join(missing)}; found {found}, needed {', '.join(needed)}, set off by commas"
+                )
             rows = [_row(path, line, row, slices) for line, row in enumerate(reader, start=2)]
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a readable CSV file ({error})") from error
     if not rows:
@@ -75,8 +79,8 @@ def place_landmarks(
     result = {}
     for number, points_mm in read_landmarks(path, slices=len(frames)).items():
         if number >= len(frames) or len(points_mm) > frames[number]:
-            known = dict(enumerate(frames))
-            raise InputError(f"{path}: slice {number}, {len(points_mm)} frames; the series has frames by slice {known}")
+            known = f"the frames 0 to {frames[number] - 1}" if number < len(frames) else f"the slices 0 to {len(frames) - 1}"
+            raise InputError(f"{path}: a point in frame {len(points_mm) - 1} of slice {number}; the series has {known}")
         whole = np.full((frames[number], *points_mm.shape[1:]), np.nan)
         whole[: len(points_mm)] = points_mm
         result[number] = points_from_px(whole / np.asarray(spacings[number][:2]), shapes[number])
@@ -112,7 +116,8 @@ def _row(path: Path, line: int, row: dict[str, str], slices: int) -> tuple[int, 
         frame = int(row["frame"])
         x, y = float(row["x_mm"]), float(row["y_mm"])
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}, line {line}: {dict(row)} is not slice, frame, point, x_mm, y_mm ({error})") from error
+        given = ", ".join(str(value) for value in row.values())
+        raise InputError(f"{path}, line {line}: {given} is not {', '.join(map(str, row))} ({error})") from error
     if not row["point"]:
         raise InputError(f"{path}, line {line}: the point has no name")
     if max(number, frame) > _MOST or min(number, frame) < 0 or not np.isfinite([x, y]).all():

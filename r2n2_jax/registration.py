@@ -75,6 +75,9 @@ class Registration:
         For a series the result has the frame axis in front.
         """
         points = jnp.asarray(points, jnp.float32)
+        axes = self.displacement.shape[-1]
+        if points.ndim == 0 or points.shape[-1] != axes:
+            raise InputError(f"points of shape {points.shape}; the last axis holds the {axes} normalised coordinates")
         field = jax.vmap(_displacement, in_axes=(0, None)) if self._is_series else _displacement
         carried = field(self.parameters, points)
         return np.asarray(points[(None,) * (carried.ndim - points.ndim)] + carried)
@@ -171,8 +174,9 @@ class Registrar:
         """
         arrays = not (is_placed(fixed) and is_placed(moving))
         fixed, moving = as_image(fixed, "the fixed image"), as_image(moving, "the moving image")
-        self._check(fixed.pixels, "the fixed image")
-        self._check(moving.pixels, "the moving image")
+        names = [str(image.path or name) for image, name in ((fixed, "the fixed image"), (moving, "the moving image"))]
+        self._check(fixed.pixels, names[0])
+        self._check(moving.pixels, names[1])
         if arrays and fixed.pixels.shape != moving.pixels.shape:
             shapes = f"the fixed image has the shape {fixed.pixels.shape}, the moving one {moving.pixels.shape}"
             raise InputError(f"{shapes}; arrays must be of one shape")
@@ -181,7 +185,7 @@ class Registrar:
             raise InputError(f"a mask of shape {np.shape(mask)}; the fixed image has {fixed.pixels.shape}")
         looked_at = moving.pixels
         if apart:
-            looked_at, covered = _on_grid_of(fixed, moving)
+            looked_at, covered = _on_grid_of(fixed, moving, names)
             mask = covered if mask is None else covered & mask
         result = self._run(fixed.pixels[None], looked_at[None], steps, refine, mask)
         result = dataclasses.replace(jax.tree.map(lambda array: np.asarray(array[0]), result), geometry=fixed.geometry)
@@ -250,7 +254,9 @@ class Registrar:
 
     def _check(self, image: np.ndarray, name: str) -> None:
         if image.ndim != self.config.model.ndim:
-            raise InputError(f"{name} is {image.ndim}D, of shape {image.shape}; this model registers {self.config.model.ndim}D")
+            known = self.config.model.ndim
+            remedy = "; take one of its slices" if (image.ndim, known) == (3, 2) else ""
+            raise InputError(f"{name} is {image.ndim}D, of shape {image.shape}; this network registers {known}D images{remedy}")
         check_pixels(image, name)
 
 
@@ -261,22 +267,25 @@ jax.tree_util.register_dataclass(
 )
 
 
-def _on_grid_of(fixed: Image, moving: Image) -> tuple[np.ndarray, np.ndarray]:
+def _on_grid_of(fixed: Image, moving: Image, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """The moving image on the fixed one's grid, undisplaced, and which of the grid's pixels it covers."""
     if len(fixed.geometry.size) != len(moving.geometry.size):
-        raise InputError(f"a {len(fixed.geometry.size)}D fixed image and a {len(moving.geometry.size)}D moving one")
+        raise InputError(
+            f"{names[1]} lies in {len(moving.geometry.size)} dimensions and {names[0]} in {len(fixed.geometry.size)}; "
+            "both must lie in as many"
+        )
     if not (fixed.geometry.is_placed and moving.geometry.is_placed):
         raise InputError(
-            f"the fixed image is of size {fixed.geometry.size}, spacing {fixed.geometry.spacing}, the moving one of "
-            f"{moving.geometry.size}, {moving.geometry.spacing}, and not both say where they lie; they must match"
+            f"{names[1]} is of size {moving.geometry.size}, spacing {moving.geometry.spacing}, {names[0]} of "
+            f"{fixed.geometry.size}, {fixed.geometry.spacing}: they must match where not both say where they lie"
         )
     pixels, seen = resample(moving, fixed.geometry)
     if seen.mean() < _LEAST_OVERLAP:
         raise InputError(
-            f"the images lie apart: the moving one covers {100 * seen.mean():.0f} % of the fixed one's grid; at least "
+            f"{names[1]} lies apart: it covers {100 * seen.mean():.0f} % of {names[0]}; at least "
             f"{100 * _LEAST_OVERLAP:.0f} % are needed (their spacing, origin and direction say where they lie)"
         )
-    check_pixels(pixels, "the moving image on the fixed one's grid")
+    check_pixels(pixels, f"{names[1]}, on the grid of {names[0]}")
     return pixels, seen
 
 

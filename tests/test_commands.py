@@ -139,7 +139,7 @@ def test_register_a_series_that_cannot_be(command, checkpoint, tmp_path, monkeyp
     assert_one_line(*command(*words)[::2], "disagree", "--order-by")
     words += ["--order-by", "trigger-time"]
     small = write(tmp_path / "small.png", np.ones((8, 8), np.uint8))
-    assert_one_line(*command(*words, "--mask", small)[::2], "small.png", "(8, 8)", "(1, 20, 24)")
+    assert_one_line(*command(*words, "--mask", small)[::2], "small.png", "size (8, 8)", "has (24, 20)")
     empty = write(tmp_path / "empty.png", np.zeros((20, 24), np.uint8))
     assert_one_line(*command(*words, "--mask", empty)[::2], "zero everywhere")
     assert_one_line(*command(*words, "--points", tmp_path / "none.csv")[::2], "none.csv")
@@ -161,8 +161,29 @@ def test_register_with_images_that_do_not_match(command, checkpoint, tmp_path):
     a, b = write(tmp_path / "a.mha", ramp(12, 14)), write(tmp_path / "b.mha", ramp(14, 12))
     volume = write(tmp_path / "v.mha", ramp(12, 14, 10))
     words = ["register", "--checkpoint", checkpoint, "--output", tmp_path / "out", "--fixed"]
-    assert_one_line(*command(*words, a, "--moving", b)[::2], "size (14, 12)", "(12, 14)", "must match")
-    assert_one_line(*command(*words, volume, "--moving", volume)[::2], "3D", "2D")
+    assert_one_line(*command(*words, a, "--moving", b)[::2], "b.mha is of size (12, 14)", "a.mha of (14, 12)", "must match")
+    assert_one_line(*command(*words, volume, "--moving", volume)[::2], "v.mha is 3D", "2D", "one of its slices")
+    thin = write(tmp_path / "thin.nii", ramp(7, 14, 10))
+    assert_one_line(
+        *command(*words, thin, "--moving", thin)[::2], "thin.nii: a volume of size (10, 14, 7)", "one of its slices"
+    )
+    far = write(tmp_path / "far.mha", ramp(12, 14), spacing=(0.1, 0.1))
+    assert_one_line(*command(*words, a, "--moving", far)[::2], "far.mha is of size", "a.mha of")
+    near = write(tmp_path / "near.mha", ramp(12, 14), spacing=(2.0, 2.0))
+    assert_one_line(*command(*words, near, "--moving", far)[::2], "far.mha lies apart: it covers", "near.mha")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--refine", "2.5"), "--refine: not a whole number: '2.5'; For"),
+        (("--fixed-frame", "middle"), "mean-intensity} could be instantiated from ['middle']; For"),
+    ],
+)
+def test_a_word_that_is_no_value_is_told_without_the_whole_help(words, message, command, tmp_path):
+    code, _, err = command("register", "--series", tmp_path, "--output", tmp_path / "out", *words)
+    assert_one_line(code, err, message)
+    assert len(err) < 250
 
 
 def test_register_never_overwrites(command, checkpoint, tmp_path):

@@ -172,6 +172,47 @@ def test_bad_images_are_named_with_what_is_wrong(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".img", ".hdr"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_nifti_file_of_numbers_that_are_not_finite(suffix, kind, value, tmp_path):
+    """ITK reads zeros in their place."""
+    pixels = ramp(12, 12).astype(kind)
+    pixels[3, 4] = pixels[5, 6] = value
+    path = write(tmp_path / f"bad{suffix}", pixels)
+    assert np.isfinite(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))).all(), "ITK tells now: the check may go"
+    with pytest.raises(InputError, match="2 pixels are NaN"):
+        read_image(path)
+    np.testing.assert_array_equal(read_image(write(tmp_path / f"good{suffix}", ramp(12, 12).astype(kind))).pixels, ramp(12, 12))
+
+
+@pytest.mark.parametrize("value", [5.0, np.nan])
+def test_a_nifti_file_of_the_other_byte_order(value, tmp_path):
+    pixels = ramp(12, 12)
+    pixels[3, 4] = value
+    header = bytearray(352)
+    for offset, kind, content in (
+        *((0, ">i4", 348), (40, ">i2", [2, 12, 12, 1, 1, 1, 1, 1]), (70, ">i2", [16, 32])),
+        *((76, ">f4", [1, 1, 1, 1]), (108, ">f4", 352), (344, "S4", b"n+1")),
+    ):
+        raw = np.asarray(content, kind).tobytes()
+        header[offset : offset + len(raw)] = raw
+    path = tmp_path / "swapped.nii"
+    path.write_bytes(bytes(header) + pixels.astype(">f4").tobytes())
+    if np.isfinite(value):
+        np.testing.assert_array_equal(read_image(path).pixels, pixels)
+    else:
+        with pytest.raises(InputError, match="1 pixels are NaN"):
+            read_image(path)
+
+
+def test_a_nifti_series_of_one_frame_is_not_one_of_its_slices(tmp_path):
+    """ITK drops the axis of one frame; a file whose third axis is time has three to begin with."""
+    with pytest.raises(InputError, match="one frame"):
+        read_frames(write(tmp_path / "one.nii.gz", ramp(1, 7, 12, 12)))
+    assert read_frames(write(tmp_path / "three.nii.gz", ramp(7, 12, 12)))[0].shape == (7, 1, 12, 12)
+
+
 @pytest.mark.parametrize(
     ("shape", "message"), [((1, 2, 12, 12), "one frame"), ((12, 12), "2D; a series"), ((2, 2, 2, 9, 9), "5D; a series")]
 )

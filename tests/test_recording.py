@@ -349,7 +349,7 @@ def tiny(folder, stored):
         (truncated_header, r"slices of 4, 5 frames"),
         (
             repeated_numbers,
-            r"trigger-time: missing in 10 of 10 frames.*instance-number: the same for several frames.*--order-by",
+            r"trigger-time: missing in 10 of 10 frames.*instance-number: the same for several frames.*need numbers",
         ),
         (two_series, r"files of 2 series"),
         (mixed_sizes, r"size \(16, 1[02]\), but .* has \(16, 1[02]\)"),

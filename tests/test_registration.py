@@ -125,9 +125,9 @@ def test_images_on_different_grids_meet_where_they_lie(registrar):
     np.testing.assert_allclose(result.warped, itk, atol=1e-3 * np.ptp(moving))
     np.testing.assert_array_equal(result.inside, itk > 0)
     assert 0.3 < result.inside.mean() < 1.0
-    with pytest.raises(InputError, match=r"the images lie apart: the moving one covers 0 %"):
+    with pytest.raises(InputError, match=r"the moving image lies apart: it covers 0 % of the fixed image"):
         registrar.register(fixed, itk_image(moving, origin=(500.0, 0.0)))
-    with pytest.raises(InputError, match="a 2D fixed image and a 3D moving one"):
+    with pytest.raises(InputError, match="the moving image lies in 3 dimensions and the fixed image in 2"):
         registrar.register(fixed, itk_image(moving, (37, 45, 1)))
 
 

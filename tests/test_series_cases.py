@@ -122,8 +122,8 @@ def spoil_position(folder):
         (spoil_labels, r"masks.anna.nii.gz: not labels"),
         (spoil_slice_column, r"anna.csv: no column slice; found frame, point, x_mm, y_mm, needed slice, frame"),
         (spoil_slice_value, r"anna.csv, line 2"),
-        (spoil_slice_number, r"anna.csv: slice 2, 1 frames; the series has frames by slice \{0: 4, 1: 4\}"),
-        (spoil_frame, r"anna.csv: slice 0, 5 frames; the series has"),
+        (spoil_slice_number, "anna.csv: a point in frame 0 of slice 2; the series has the slices 0 to 1"),
+        (spoil_frame, "anna.csv: a point in frame 4 of slice 0; the series has the frames 0 to 3"),
         (spoil_position, r"anna.csv: a landmark of slice 0 lies outside the image"),
     ],
 )
