@@ -139,7 +139,7 @@ def test_register_a_series_that_cannot_be(command, checkpoint, tmp_path, monkeyp
     assert_one_line(*command(*words)[::2], "disagree", "--order-by")
     words += ["--order-by", "trigger-time"]
     small = write(tmp_path / "small.png", np.ones((8, 8), np.uint8))
-    assert_one_line(*command(*words, "--mask", small)[::2], "small.png", "size (8, 8)", "has (24, 20)")
+    assert_one_line(*command(*words, "--mask", small)[::2], "small.png", "size (8, 8)", "has (24, 20, 1)")
     empty = write(tmp_path / "empty.png", np.zeros((20, 24), np.uint8))
     assert_one_line(*command(*words, "--mask", empty)[::2], "zero everywhere")
     assert_one_line(*command(*words, "--points", tmp_path / "none.csv")[::2], "none.csv")

@@ -150,5 +150,5 @@ def test_landmark_files_that_are_wrong(text, message, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
         read_landmarks(path)
     assert str(path) in str(caught.value)
-    with pytest.raises(InputError, match="missing.csv: no such file"):
+    with pytest.raises(InputError, match=r"missing.csv: no such file"):
         read_landmarks(tmp_path / "missing.csv")
