@@ -103,7 +103,7 @@ def _pair(arguments: Arguments) -> None:
     registrar = _load(arguments)
     result = registrar.register(fixed, moving, steps=arguments.steps, refine=arguments.refine, mask=mask)
     with new_folder(arguments.output) as folder:
-        write_registration(folder, fixed, moving, result)
+        write_registration(folder, fixed, moving, result, mask=mask)
     pixels, region = moving.pixels, np.ones(fixed.pixels.shape, bool) if mask is None else mask
     if not same_grid(fixed.geometry, moving.geometry):
         print("the images lie on different grids: results are on the fixed one's, where the moving one is found by position")

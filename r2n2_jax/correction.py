@@ -110,7 +110,7 @@ def _correct_slice(
 ) -> Corrected:
     frames, geometry = recording.frames[index], recording.geometries[index]
     fixed_frames = np.broadcast_to(frames[fixed], frames.shape)
-    warped = mapped(frames.shape)
+    warped, inside = mapped(frames.shape), mapped(frames.shape, kind=bool)
     parts, done = [], 0
     for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, steps=options.steps, refine=options.refine):
         count = len(chunk.warped)
@@ -125,16 +125,18 @@ def _correct_slice(
         if options.fields:
             write_fields(folder / "fields" / f"slice_{index}", chunk.displacement, geometry, done)
         write_log_jacobians(folder / "log_jacobian" / f"slice_{index}", chunk.displacement, geometry, done)
-        warped[part] = chunk.warped
+        warped[part], inside[part] = chunk.warped, chunk.inside
         parts.append(_summary(chunk, case, geometry))
         done += count
         release(frames)
         release(warped)
+        release(inside)
         bar.update(count)
     return Corrected(
         fixed,
         position_curve(frames),
         warped,
+        inside,
         np.concatenate([part["largest"] for part in parts]),
         np.concatenate([part["mean"] for part in parts]),
         concatenate([part["before"] for part in parts]),

@@ -25,6 +25,7 @@ class Corrected(NamedTuple):
         fixed: index of the fixed frame.
         position: ``[T]``, where in its motion each frame is.
         warped: ``[T, H, W]``, in the recording's own intensities.
+        inside: ``[T, H, W]`` bool, where ``warped`` shows something.
         largest_mm: ``[T]``, the longest displacement.
         mean_mm: ``[T]``, the mean one.
         before: measures of every frame against the fixed one.
@@ -36,6 +37,7 @@ class Corrected(NamedTuple):
     fixed: int
     position: np.ndarray
     warped: np.ndarray
+    inside: np.ndarray
     largest_mm: np.ndarray
     mean_mm: np.ndarray
     before: Metrics
@@ -135,14 +137,12 @@ def _page(recording: Recording, results: list[Corrected], folder: Path) -> Itera
         frames, geometry = recording.frames[index], recording.geometries[index]
         name = f"Slice {index}"
         yield html.picture(f"{name}, before and after", "gif", (folder / f"slice_{index}.gif").read_bytes(), "Left: before.")
-        yield html.figure(
-            f"{name}, all frames together", figures.draw_over_time(frames, one.warped, one.fixed, aspect=geometry.aspect)
-        )
+        over_time = figures.draw_over_time(frames, one.warped, one.inside, one.fixed, aspect=geometry.aspect)
+        yield html.figure(f"{name}, all frames together", over_time, "After: of the frames that show something there.")
         curves = {
-            "position in the motion (first principal component of the frames)": one.position,
-            "mean displacement, mm": one.mean_mm,
-            "masked MSE before": one.before.mse,
-            "masked MSE after": one.after.mse,
+            "position in the motion (first principal component of the frames)": {"": one.position},
+            "mean displacement, mm": {"": one.mean_mm},
+            "masked MSE": {"before": one.before.mse, "after": one.after.mse},
         }
         times, label = recording.times[index], "seconds"
         if times is None:

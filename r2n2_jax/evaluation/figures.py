@@ -22,9 +22,19 @@ _ARROWS = 24
 _GIF_HEIGHT = 160
 _GIF_FRAMES, _GIF_MILLISECONDS = 75, 120
 _SAMPLE = 16
+_LEAST_DIFFERENCE = 0.01
+_OUTSIDE = "lightsteelblue"
 
 
-def save_registration(path: Path, fixed: np.ndarray, moving: np.ndarray, result: Registration, *, aspect: float = 1.0) -> None:
+def save_registration(
+    path: Path,
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    result: Registration,
+    *,
+    mask: np.ndarray | None = None,
+    aspect: float = 1.0,
+) -> None:
     """Fixed, moving and warped image, the difference before and after, and the field with its local transformations.
 
     An ellipse is one standard deviation of a Gaussian, coloured by its place in the sequence, with an arrow for its weight. Of
@@ -35,22 +45,28 @@ def save_registration(path: Path, fixed: np.ndarray, moving: np.ndarray, result:
         fixed: ``[*spatial]``.
         moving: the same shape.
         result: their registration.
+        mask: ``[*spatial]`` bool, outlined; the mean differences are those in it. By default everything.
         aspect: height of a pixel over its width.
     """
     plane = (fixed.shape[0] // 2,) if fixed.ndim == 3 else ()
     fixed, moving, warped = fixed[plane], moving[plane], np.where(result.inside, result.warped, np.nan)[plane]
+    counted = np.ones(fixed.shape, bool) if mask is None else mask[plane]
     field = result.displacement[plane][..., :2]
     figure = Figure(figsize=(12, 12 * 2 / 3 * aspect * fixed.shape[0] / fixed.shape[1] + 0.6), layout="constrained")
     axes = figure.subplots(2, 3)
     low, high = np.percentile(fixed, 0.5), np.percentile(fixed, 99.5)
-    most = max(float(np.percentile(np.abs(fixed - moving), 99.5)), np.finfo(np.float32).tiny)
-    pictures = (("fixed", fixed), ("moving", moving), ("warped", warped))
+    most = _most_difference(fixed, moving)
+    pictures = (("fixed", fixed), ("moving", moving), ("warped" if result.inside.all() else "warped, blue: outside", warped))
     for axis, (name, image) in zip(axes[0], pictures, strict=True):
-        axis.imshow(image, cmap="gray", vmin=low, vmax=high, aspect=aspect)
+        axis.imshow(image, cmap=colormaps["gray"].with_extremes(bad=_OUTSIDE), vmin=low, vmax=high, aspect=aspect)
         axis.set_title(name)
-    for axis, (name, image) in zip(axes[1], (("before", moving), ("after", warped)), strict=False):
-        axis.imshow(np.abs(fixed - image), cmap="magma", vmin=0, vmax=most, aspect=aspect)
-        axis.set_title(f"|fixed - {'moving' if name == 'before' else 'warped'}|, mean {np.nanmean(np.abs(fixed - image)):.3g}")
+    for axis, (name, image) in zip(axes[1], (("moving", moving), ("warped", warped)), strict=False):
+        difference = np.abs(fixed - image)
+        axis.imshow(difference, cmap=colormaps["magma"].with_extremes(bad=_OUTSIDE), vmin=0, vmax=most, aspect=aspect)
+        where = "" if mask is None else " in the mask"
+        axis.set_title(f"|fixed - {name}|, mean{where} {np.nanmean(difference[counted]):.3g}")
+        if mask is not None:
+            axis.contour(counted, levels=[0.5], colors="white", linewidths=0.8)
     _draw_field(axes[1, 2], fixed, field, aspect)
     if not plane:
         _draw_ellipses(axes[1, 2], fixed.shape, result.parameters)
@@ -75,7 +91,7 @@ def draw_sequence(fixed: np.ndarray, moving: np.ndarray, gaussians: Gaussians, *
     axes = figure.subplots(3, len(steps) + 1)
     points = coordinates(fixed.shape)
     low, high = np.percentile(fixed, 0.5), np.percentile(fixed, 99.5)
-    most = max(float(np.percentile(np.abs(fixed - moving), 99.5)), np.finfo(np.float32).tiny)
+    most = _most_difference(fixed, moving)
     for column, count in enumerate([0, *steps]):
         part = jax.tree.map(lambda values, count=count: values[:count], gaussians)
         warped = np.asarray(warp(moving[..., None], displacement(part, points)))[..., 0] if count else moving
@@ -151,7 +167,7 @@ def draw_convergence(levels: Sequence[np.ndarray]) -> Figure:
         xlabel="iteration",
         ylabel="best objective so far",
         yscale="log",
-        title="levels, and how many iterations the longest pair took",
+        title="levels (each has an objective of its own), and how many iterations the longest pair took",
     )
     return figure
 
@@ -187,36 +203,42 @@ def _window(frames: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _over_frames(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over time, frame by frame."""
+def _over_frames(frames: np.ndarray, inside: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over the frames that are ``inside``, one by one; NaN where none is."""
     first = frames[0].astype(np.float64)
-    total = squares = np.zeros_like(first)
-    for frame in rows(frames):
-        total, squares = total + (frame - first), squares + (frame - first) ** 2
-    mean = total / len(frames)
-    return first + mean, np.sqrt(np.maximum(squares / len(frames) - mean**2, 0.0))
+    total = squares = count = np.zeros_like(first)
+    seen = np.broadcast_to(True, frames.shape) if inside is None else inside
+    for frame, here in zip(rows(frames), rows(seen), strict=True):
+        change = np.where(here, frame - first, 0.0)
+        total, squares, count = total + change, squares + change**2, count + here
+    count[count == 0] = np.nan
+    mean = total / count
+    return first + mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))
 
 
-def draw_curves(times: np.ndarray, curves: dict[str, np.ndarray], fixed: int, *, axis_label: str) -> Figure:
+def draw_curves(times: np.ndarray, curves: dict[str, dict[str, np.ndarray]], fixed: int, *, axis_label: str) -> Figure:
     """Curves over the frames of a series, one below the other, the fixed frame marked.
 
     Args:
         times: ``[T]``.
-        curves: ``[T]`` by title.
+        curves: ``[T]`` by title and label; those of one title share an axis.
         fixed: index of the fixed frame.
         axis_label: what ``times`` are.
     """
     figure = Figure(figsize=(9, 1.9 * len(curves) + 0.4), layout="constrained")
     axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
-    for axis, (title, values) in zip(axes, curves.items(), strict=True):
-        axis.plot(times, values, marker="o", markersize=2.5, linewidth=1)
+    for axis, (title, lines) in zip(axes, curves.items(), strict=True):
+        for label, values in lines.items():
+            axis.plot(times, values, marker="o", markersize=2.5, linewidth=1, label=label)
+        if len(lines) > 1:
+            axis.legend(fontsize=8)
         axis.axvline(times[fixed], color="tab:orange", linewidth=1)
         axis.set_title(title, fontsize=10, loc="left")
     axes[-1].set_xlabel(f"{axis_label}; the fixed frame marked")
     return figure
 
 
-def draw_over_time(frames: np.ndarray, warped: np.ndarray, fixed: int, *, aspect: float = 1.0) -> Figure:
+def draw_over_time(frames: np.ndarray, warped: np.ndarray, inside: np.ndarray, fixed: int, *, aspect: float = 1.0) -> Figure:
     """The fixed frame, and mean and standard deviation over all frames before and after registration.
 
     What does not move is sharp in the mean and dark in the deviation.
@@ -224,13 +246,14 @@ def draw_over_time(frames: np.ndarray, warped: np.ndarray, fixed: int, *, aspect
     Args:
         frames: ``[T, H, W]``.
         warped: the same frames, registered.
+        inside: ``[T, H, W]`` bool, where these show something; what they do not show counts in neither picture of them.
         fixed: index of the fixed frame.
         aspect: height of a pixel over its width.
     """
     figure = Figure(figsize=(13, 2.9 * aspect * frames.shape[1] / frames.shape[2] + 0.3), layout="constrained")
     low, high = _window(frames)
     mean_before, deviation_before = _over_frames(frames)
-    mean_after, deviation_after = _over_frames(warped)
+    mean_after, deviation_after = _over_frames(warped, inside)
     most = max(float(np.percentile(deviation_before, 99.5)), np.finfo(np.float32).tiny)
     pictures = (
         ("fixed frame", frames[fixed], False),
@@ -256,7 +279,7 @@ def draw_pairs(rows: list[tuple[str, np.ndarray, np.ndarray, dict[str, np.ndarra
     figure = Figure(figsize=(2.5 * (2 + len(rows[0][3])), 2.7 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 2 + len(rows[0][3]), squeeze=False)
     for line, (title, fixed, moving, warped) in zip(axes, rows, strict=True):
-        most = max(float(np.percentile(np.abs(fixed - moving), 99.5)), np.finfo(np.float32).tiny)
+        most = _most_difference(fixed, moving)
         line[0].imshow(fixed, cmap="gray")
         line[0].set_title(title, fontsize=9)
         line[1].imshow(moving, cmap="gray")
@@ -267,6 +290,11 @@ def draw_pairs(rows: list[tuple[str, np.ndarray, np.ndarray, dict[str, np.ndarra
     for axis in axes.flat:
         axis.set_axis_off()
     return figure
+
+
+def _most_difference(fixed: np.ndarray, moving: np.ndarray) -> float:
+    """The difference that is shown brightest: rounding, of images that do not differ, stays dark."""
+    return max(float(np.percentile(np.abs(fixed - moving), 99.5)), _LEAST_DIFFERENCE * float(np.ptp(fixed)))
 
 
 def _draw_field(axis: Axes, fixed: np.ndarray, field: np.ndarray, aspect: float) -> None:

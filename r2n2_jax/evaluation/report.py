@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from r2n2_jax.evaluation import figures, page, tables
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.methods import Method, run
@@ -47,9 +49,11 @@ def evaluate(
     return results
 
 
-def write_registration(folder: Path, fixed: Image, moving: Image, result: Registration) -> None:
-    """Writes what ``Registration.save`` writes of a pair, and ``registration.png``."""
+def write_registration(
+    folder: Path, fixed: Image, moving: Image, result: Registration, *, mask: np.ndarray | None = None
+) -> None:
+    """Writes what ``Registration.save`` writes of a pair, and ``registration.png``, the mask outlined."""
     result.write(folder)
     geometry = fixed.geometry
     seen = moving.pixels if same_grid(geometry, moving.geometry) else resample(moving, geometry)[0]
-    figures.save_registration(folder / "registration.png", fixed.pixels, seen, result, aspect=geometry.aspect)
+    figures.save_registration(folder / "registration.png", fixed.pixels, seen, result, mask=mask, aspect=geometry.aspect)

@@ -2,6 +2,7 @@
 
 import csv
 import platform
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +19,7 @@ from r2n2_jax.evaluation.methods import Outcome
 from r2n2_jax.evaluation.metrics import concatenate
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy", "SimpleITK", "grain")
+_UNFOLDED = 200
 _PER_PAIR = ("tre_mm", "tre_px", "worst_landmark_mm", "end_point_error_mm", "mse", "ncc", "folded", "log_jacobian")
 
 
@@ -153,7 +155,8 @@ def print_table(header: list[str], rows: list[list[str]], *, title: str) -> None
     for previous, row in zip([None, *rows], rows, strict=False):
         same = previous is not None and row[0] == previous[0]
         table.add_row("" if same else row[0], *row[1:])
-    Console(highlight=False).print(table)
+    # A file or a pipe has no edge to fold lines at.
+    Console(highlight=False, width=None if sys.stdout.isatty() else _UNFOLDED).print(table)
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
