@@ -15,7 +15,7 @@ from r2n2_jax.data.series import find_patients, read_series
 from r2n2_jax.data.splits import unseen_patients
 from r2n2_jax.dicom import OrderBy
 from r2n2_jax.errors import InputError
-from r2n2_jax.evaluation.cases import phantom_patients, series_cases
+from r2n2_jax.evaluation.cases import phantom_patients, series_cases, unjudged_landmarks
 from r2n2_jax.evaluation.methods import bspline_method, identity, network
 from r2n2_jax.evaluation.report import evaluate
 from r2n2_jax.evaluation.tables import print_tables
@@ -49,7 +49,7 @@ class Arguments:
     slices: int = 3
     """Slices of each."""
     frames: int = 21
-    """Frames of each slice."""
+    """Frames of each slice, from the breath's first on: fewer show less of its motion."""
     resolution: int = 256
     """Pixels per axis of the phantom's test set."""
 
@@ -66,6 +66,8 @@ def main() -> None:
     for name in ("patients", "slices", "frames", "resolution"):
         if arguments.data is not None and getattr(arguments, name) != getattr(Arguments, name):
             raise InputError(f"--{name} is of the phantom's test set; --data judges all there is")
+    if arguments.order_by is not None and arguments.data is None:
+        raise InputError("--order-by is of the series in --data; the phantom has no use for it")
     registrar = load(arguments.checkpoint)
     announce_device()
     if arguments.data is None:
@@ -75,6 +77,7 @@ def main() -> None:
         files = unseen_patients(arguments.checkpoint, find_patients(arguments.data))
         series = read_series(files, order_by=arguments.order_by, progress=True)
         name, cases = arguments.data.resolve().name, series_cases(series, arguments.data)
+        print("".join(f"{one}\n" for one in unjudged_landmarks(cases)), end="")
         print(f"{len(files)} unseen patients: {', '.join(files)}")
     shipped = str(arguments.checkpoint) == pretrained.NAME
     output = arguments.output or (Path() if shipped else arguments.checkpoint) / f"eval-{name}"

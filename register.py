@@ -135,7 +135,7 @@ def _series(registrar: Registrar, path: Path, output: Path, arguments: Arguments
 
 def _with_spacing(path: Path, recording: Recording, arguments: Arguments) -> Recording:
     if arguments.spacing is not None:
-        if min(arguments.spacing) <= 0:
+        if not all(0 < millimetres < np.inf for millimetres in arguments.spacing):
             raise InputError(f"--spacing {arguments.spacing}: positive millimetres are needed")
         return recording.with_spacing(arguments.spacing)
     if not recording.spacing_known:

@@ -8,15 +8,16 @@ from typing import Annotated, Literal
 
 import tyro
 
+from r2n2_jax import pretrained
 from r2n2_jax.command_line import announce_device, parse, run
 from r2n2_jax.config import PRESETS, Config
 from r2n2_jax.data.dataset import PhantomSource, SeriesSource, Source
 from r2n2_jax.data.series import describe_series, find_patients, read_series
-from r2n2_jax.data.splits import claim_splits, split_patients
+from r2n2_jax.data.splits import claim_splits, seen_patients, split_patients
 from r2n2_jax.devices import leader_first, leads, training_mesh
 from r2n2_jax.dicom import OrderBy
 from r2n2_jax.errors import InputError
-from r2n2_jax.evaluation.cases import phantom_pairs, series_cases
+from r2n2_jax.evaluation.cases import phantom_pairs, series_cases, unjudged_landmarks
 from r2n2_jax.evaluation.methods import identity, network
 from r2n2_jax.evaluation.report import evaluate
 from r2n2_jax.evaluation.tables import print_tables
@@ -61,15 +62,18 @@ def main() -> None:
     if init is not None and not fits(init.params, config):
         raise InputError(f"--init {arguments.init}: weights of another architecture; leave its --model settings as they are")
 
+    if arguments.order_by is not None and arguments.data is None:
+        raise InputError("--order-by is of the series in --data; the phantom has no use for it")
     if config.model.ndim != 2:
         raise InputError(f"--model.ndim {config.model.ndim}: the phantom and the series are 2D; train with 2")
     patients = None if arguments.data is None else find_patients(arguments.data)
-    splits = None if patients is None else split_patients(patients, config.training.seed)
+    before = set() if arguments.init is None else seen_patients(arguments.init)
+    splits = None if patients is None else split_patients(patients, config.training.seed, before=before)
     series = None if patients is None else read_series(patients, order_by=arguments.order_by, progress=True)
     source_name = "phantom" if arguments.data is None else str(arguments.data.resolve())
     training_mesh(config.training.at_once)  # refuses a batch that cannot be shared, before anything is written
     with leader_first():
-        claim(workdir, config, source_name, None if arguments.init is None else str(arguments.init))
+        claim(workdir, config, source_name, _place(arguments.init))
         if splits is not None:
             claim_splits(workdir, splits)
     announce_device()
@@ -80,8 +84,10 @@ def main() -> None:
         )
         source = SeriesSource(train_series, validation, config)
         cases = series_cases(test or validation, arguments.data)
+        print("".join(f"{one}\n" for one in unjudged_landmarks(cases)), end="")
         print(describe_series(series))
-        print(f"{len(patients)} patients: " + ", ".join(f"{len(members)} {split}" for split, members in splits.items()))
+        shares = (f"{len(splits[split])} {split}" for split in ("train", "validation", "test"))
+        print(f"{len(patients)} patients: " + ", ".join(shares))
     train(config, workdir, source, params=None if init is None else init.params)
 
     registrar = load(workdir)
@@ -94,6 +100,11 @@ def main() -> None:
     print_tables(evaluate(registrar, [identity(), network(registrar)], cases, workdir), title)
     print(f"picture: {workdir / 'registration.png'}   numbers: {workdir / 'results.json'}")
     print(f"curves: tensorboard --logdir {workdir}")
+
+
+def _place(init: Path | None) -> str | None:
+    """Whose weights a run starts from, as it stays true in another folder."""
+    return None if init is None else str(init) if str(init) == pretrained.NAME else str(init.resolve())
 
 
 if __name__ == "__main__":

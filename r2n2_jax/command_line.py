@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -96,10 +97,18 @@ def _keep_compiled_programs() -> str:
     A home that several machines share gets a folder for each, as their programs are not each other's.
     """
     if jax.config.jax_compilation_cache_dir is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        home = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "r2n2_jax" / platform.node()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
     return jax.config.jax_compilation_cache_dir
+
+
+def _home() -> Path:
+    """Of a user without one, as a container may have, the folder for temporary files."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(tempfile.gettempdir())
 
 
 def _one_line(message: str) -> str:

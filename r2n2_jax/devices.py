@@ -93,9 +93,12 @@ def leader_first() -> Iterator[None]:
     """A block that process 0 leaves before the others enter it."""
     if not leads():
         multihost_utils.sync_global_devices("leader first")
-    yield
-    if leads():
-        multihost_utils.sync_global_devices("leader first")
+    try:
+        yield
+    finally:
+        # Where it fails, the others are let in all the same: they fail by the same, and nobody waits.
+        if leads():
+            multihost_utils.sync_global_devices("leader first")
 
 
 def training_mesh(batch: int, devices: Sequence[jax.Device] | None = None) -> Mesh:

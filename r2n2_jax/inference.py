@@ -18,8 +18,8 @@ from r2n2_jax.levenberg_marquardt import best_share, refine_batch
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
-from r2n2_jax.ops.intensity import prepare
-from r2n2_jax.ops.warp import inside, sample_nearest, warp
+from r2n2_jax.ops.intensity import prepare, resample
+from r2n2_jax.ops.warp import inside, warp
 from r2n2_jax.programs import kept
 
 Array = jax.Array
@@ -160,7 +160,9 @@ def _applied(gaussians: Gaussians, moving: Array, *, devices: Mesh) -> tuple[Arr
 
 
 def _resampled(mask: Array, shape: tuple[int, ...]) -> Array:
-    return sample_nearest(mask[..., None].astype(jnp.float32), coordinates(shape))[..., 0] > 0.5
+    """Pixels of which half is in the mask; of one that is smaller than a pixel, those that hold the most of it."""
+    share = resample(mask[..., None].astype(jnp.float32), shape)[..., 0]
+    return share >= 0.5 * jnp.max(share)
 
 
 def _on_each(function: Callable[..., Any], devices: Mesh, inputs: Any, outputs: Any) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import itertools
 import math
 import os
 import sys
@@ -167,16 +168,17 @@ def is_placed(image: ImageLike) -> bool:
 
 
 def same_grid(fixed: Geometry, moving: Geometry) -> bool:
-    """Whether two grids agree to a hundredth of a pixel (of a cosine)."""
-    tolerance = 0.01 * min(fixed.spacing)
-    return fixed.size == moving.size and all(
-        np.allclose(ours, theirs, rtol=0.0, atol=most)
-        for ours, theirs, most in (
-            (fixed.spacing, moving.spacing, tolerance),
-            (fixed.origin, moving.origin, tolerance),
-            (fixed.direction, moving.direction, 0.01),
-        )
-    )
+    """Whether two grids agree to a hundredth of a pixel, in every corner."""
+    if fixed.size != moving.size:
+        return False
+    return np.allclose(_corners(fixed), _corners(moving), rtol=0.0, atol=0.01 * min(fixed.spacing))
+
+
+def _corners(geometry: Geometry) -> np.ndarray:
+    """Where the grid's corners lie, ``[2^axes, axes]`` millimetres."""
+    axes = len(geometry.size)
+    indices = np.array(list(itertools.product(*((0, n - 1) for n in geometry.size))))
+    return geometry.origin + (indices * geometry.spacing) @ np.reshape(geometry.direction, (axes, axes)).T
 
 
 def resample(moving: Image, geometry: Geometry, displacement: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -316,10 +318,10 @@ def _check_whole(path: Path, reader: sitk.ImageFileReader) -> None:
         if bad:
             raise _not_finite(path, bad)
     elif path.suffix.lower() in (".jpg", ".jpeg"):
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 64))
-            if b"\xff\xd9" not in file.read():
-                raise EOFError
+        # Only a picture that goes on to its end has the end's marker behind its last scan's; a thumbnail's lies before.
+        content = path.read_bytes()
+        if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+            raise EOFError
 
 
 def _nifti_size(reader: sitk.ImageFileReader) -> list[int]:

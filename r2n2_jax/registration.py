@@ -1,6 +1,7 @@
 """The public API: load a checkpoint, register a pair or a series. Images ``[*spatial]``, any range, NumPy in and out."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ Array = jax.Array
 
 _SHARE = {"cpu": 5}  # pairs that a device registers at once; as many as a B-spline is fitted to
 _ACCELERATORS_SHARE = 16
+_MOST_PIXELS = 1 << 23  # of all pairs at once: fields and pictures of many cores' share would fill the memory
 _LEAST_OVERLAP = 0.25
 EVERYDAY_REFINE = 10  # where no other number is asked for
 CONVENTION = (
@@ -167,10 +169,11 @@ class Registrar:
             steps: local transformations; by default as many as in training.
             refine: Levenberg-Marquardt steps on them, for this pair alone: so many at the model's resolution, then half as many
                 at twice that, where the images have it. 0: the network alone.
-            mask: ``[*spatial]`` bool, the fixed image's pixels that refinement looks at; by default all.
+            mask: ``[*spatial]``, not zero at the fixed image's pixels that refinement looks at; by default all.
 
         Raises:
-            InputError: where the images do not match the model or each other, are not finite, or constant.
+            InputError: where the images do not match the model or each other, are not finite, or constant; or where the mask
+                is of another shape or holds nothing.
         """
         arrays = not (is_placed(fixed) and is_placed(moving))
         fixed, moving = as_image(fixed, "the fixed image"), as_image(moving, "the moving image")
@@ -181,12 +184,14 @@ class Registrar:
             shapes = f"the fixed image has the shape {fixed.pixels.shape}, the moving one {moving.pixels.shape}"
             raise InputError(f"{shapes}; arrays must be of one shape")
         apart = not arrays and not same_grid(fixed.geometry, moving.geometry)
-        if mask is not None and np.shape(mask) != fixed.pixels.shape:
-            raise InputError(f"a mask of shape {np.shape(mask)}; the fixed image has {fixed.pixels.shape}")
+        if mask is not None:
+            mask = _checked_mask(mask, fixed.pixels.shape)
         looked_at = moving.pixels
         if apart:
             looked_at, covered = _on_grid_of(fixed, moving, names)
             mask = covered if mask is None else covered & mask
+            if not mask.any():
+                raise InputError(f"the mask lies where {names[1]} shows nothing; they must overlap")
         result = self._run(fixed.pixels[None], looked_at[None], steps, refine, mask)
         result = dataclasses.replace(jax.tree.map(lambda array: np.asarray(array[0]), result), geometry=fixed.geometry)
         if not apart:
@@ -223,7 +228,7 @@ class Registrar:
         self, fixed: np.ndarray, moving: np.ndarray, *, steps: int | None = None, refine: int = 0
     ) -> Registration:
         """Registers many pairs ``[N, *spatial]`` that were checked already; every array has the axis ``N`` in front."""
-        return in_chunks(lambda *pairs: self._run(*pairs, steps, refine), fixed, moving, share=_share())
+        return in_chunks(lambda *pairs: self._run(*pairs, steps, refine), fixed, moving, share=_share(fixed.shape[1:]))
 
     def register_chunks(
         self,
@@ -238,7 +243,7 @@ class Registrar:
 
         ``mask [*spatial]`` names the fixed images' pixels that refinement looks at.
         """
-        return chunks(lambda *pairs: self._run(*pairs, steps, refine, mask), fixed, moving, share=_share())
+        return chunks(lambda *pairs: self._run(*pairs, steps, refine, mask), fixed, moving, share=_share(fixed.shape[1:]))
 
     def _run(
         self, fixed: np.ndarray, moving: np.ndarray, steps: int | None, refine: int, mask: np.ndarray | None = None
@@ -289,8 +294,19 @@ def _on_grid_of(fixed: Image, moving: Image, names: list[str]) -> tuple[np.ndarr
     return pixels, seen
 
 
-def _share() -> int:
-    return _SHARE.get(jax.default_backend(), _ACCELERATORS_SHARE)
+def _checked_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.asarray(mask) != 0
+    if mask.shape != shape:
+        raise InputError(f"a mask of shape {mask.shape}; the fixed image has {shape}")
+    if not mask.any():
+        raise InputError("a mask that is zero everywhere; the pixels that count are not zero")
+    return mask
+
+
+def _share(shape: tuple[int, ...]) -> int:
+    """How many pairs of images ``[*shape]`` a device registers at once."""
+    fitting = _MOST_PIXELS // (math.prod(shape) * jax.local_device_count())
+    return max(1, min(fitting, _SHARE.get(jax.default_backend(), _ACCELERATORS_SHARE)))
 
 
 def load(checkpoint: str | Path = pretrained.NAME, *, precision: Precision | None = None) -> Registrar:

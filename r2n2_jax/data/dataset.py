@@ -5,6 +5,7 @@ Both are a function of the step: the batch of step ``t`` is the same whenever an
 
 import functools
 import itertools
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -95,14 +96,21 @@ def _phantom_batch(key: Array, *, config: PhantomConfig, size: int, resolution: 
     pairs = sample_batch(jax.random.split(key, -(-size // 2)), config, (resolution, resolution))
     first, second = (jax.vmap(standardise)(images) for images in (pairs.fixed, pairs.moving))
     batch = Batch(jnp.concatenate([first, second])[:size], jnp.concatenate([second, first])[:size])
-    varied = round(config.variety * size)
+    if size % 2:
+        # One pair is there in one direction only: in either, by chance.
+        turned = jax.random.bernoulli(jax.random.fold_in(key, 2))
+        batch = Batch(*(jnp.where(turned, *both) for both in (batch[::-1], batch)))
+    varied = math.ceil(config.variety * size)
     if varied == 0:
         return batch
     # Pairs from both halves: as many of one direction as of the other.
     chosen = np.linspace(0, size - 1, varied).round().astype(int)
     keys = jax.random.split(jax.random.fold_in(key, 1), varied)
     others = jax.vmap(vary)(keys, *(images[chosen] for images in batch))
-    return Batch(*(images.at[chosen].set(other) for images, other in zip(batch, others, strict=True)))
+    # Of a share that is no whole number of pairs the last one is varied as often as the rest of it says.
+    kept = jnp.arange(varied) + jax.random.uniform(jax.random.fold_in(key, 3)) >= config.variety * size
+    mixed = (jnp.where(kept[:, None, None, None], images[chosen], other) for images, other in zip(batch, others, strict=True))
+    return Batch(*(images.at[chosen].set(new) for images, new in zip(batch, mixed, strict=True)))
 
 
 class SeriesSource:

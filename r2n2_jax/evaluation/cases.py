@@ -126,6 +126,15 @@ def series_cases(series: Sequence[Series], folder: Path) -> list[Case]:
     return [_series_case(one, landmarks[one.patient].get(one.slice), organs[one.patient]) for one in series]
 
 
+def unjudged_landmarks(cases: Sequence[Case]) -> list[str]:
+    """A line for every slice of a series whose landmarks judge nothing, as its fixed frame has none."""
+    return [
+        f"{one.patient}, {one.slice}: landmarks, but none in frame {one.fixed_frame}, the fixed one: no TRE"
+        for one in cases
+        if one.fixed_landmarks is not None and not np.isfinite(one.fixed_landmarks).any()
+    ]
+
+
 def _landmarks(path: Path, slices: list[Series]) -> dict[int, np.ndarray]:
     """``[frames, points, 2]`` a slice, normalised; none where there is no file."""
     if not path.exists():

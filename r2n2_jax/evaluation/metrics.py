@@ -61,7 +61,7 @@ def measure(case: Case, displacement: np.ndarray) -> Metrics:
     return Metrics(
         tre_mm=None if missed_mm is None else _mean_known(missed_mm),
         tre_px=None if missed_px is None else _mean_known(missed_px),
-        worst_landmark_mm=None if missed_mm is None else np.max(missed_mm, axis=-1, initial=0.0, where=np.isfinite(missed_mm)),
+        worst_landmark_mm=None if missed_mm is None else _worst_known(missed_mm),
         end_point_error_mm=None if case.displacement is None else _end_point_error_mm(case, displacement),
         dice=None if case.fixed_masks is None else _dice(case, displacement),
         mse=np.asarray(similarity[0]),
@@ -103,6 +103,11 @@ def _mean_known(distances: np.ndarray) -> np.ndarray:
     return np.where(known.any(axis=-1), total / np.maximum(known.sum(axis=-1), 1), np.nan)
 
 
+def _worst_known(distances: np.ndarray) -> np.ndarray:
+    known = np.isfinite(distances)
+    return np.where(known.any(axis=-1), np.max(distances, axis=-1, initial=0.0, where=known), np.nan)
+
+
 def _end_point_error_mm(case: Case, displacement: np.ndarray) -> np.ndarray:
     missed = to_px(displacement - case.displacement, case.fixed.shape[1:]) * np.asarray(case.spacing)
     distance = np.linalg.norm(missed, axis=-1)
@@ -139,8 +144,9 @@ def _warp_nearest(masks: Array, displacement: Array) -> Array:
 
 @jax.jit
 def _at(displacement: Array, points: Array) -> Array:
-    # A missing landmark is NaN; its place is replaced for the sampling and stays NaN in the sum.
-    return jax.vmap(sample)(displacement, jnp.where(jnp.isnan(points), 0.0, points))
+    # A missing landmark is NaN; its place is replaced for the sampling and stays NaN in the sum. One a little beyond the
+    # border, where a field has no samples, moves as the border does.
+    return jax.vmap(sample)(displacement, jnp.clip(jnp.where(jnp.isnan(points), 0.0, points), -1.0, 1.0))
 
 
 _determinants = jax.jit(jax.vmap(determinant))

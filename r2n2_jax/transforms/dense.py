@@ -7,6 +7,6 @@ from r2n2_jax.transforms.model import Transform
 
 DENSE = Transform(
     init=lambda shape: jnp.zeros((*shape, len(shape))),
-    displacement=lambda params, shape: params,
+    displacement=lambda params, shape: params if params.shape[:-1] == tuple(shape) else resample(params, shape),
     carry=resample,
 )
