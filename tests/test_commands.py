@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +145,8 @@ def test_register_a_series_that_cannot_be(command, checkpoint, tmp_path, monkeyp
     assert_one_line(*command(*words, "--mask", empty)[::2], "zero everywhere")
     assert_one_line(*command(*words, "--points", tmp_path / "none.csv")[::2], "none.csv")
     assert_one_line(*command(*words, "--fixed-frame", "9")[::2], "--fixed-frame 9", "0 to 3")
-    assert_one_line(*command(*words, "--spacing", "0", "1")[::2], "--spacing", "positive")
+    for bad in ("0", "nan", "inf"):
+        assert_one_line(*command(*words, "--spacing", bad, "1")[::2], "--spacing", "positive")
     assert_one_line(*command(*words, "--steps", "0")[::2], "0 steps")
     assert_one_line(*command(*words, "--fixed", small)[::2], "name --fixed and --moving", "--series")
     assert_one_line(*command(*words[:5], "--fixed", small, "--moving", small, "--no-fields")[::2], "--fields is for --series")
@@ -186,6 +188,17 @@ def test_a_word_that_is_no_value_is_told_without_the_whole_help(words, message, 
     assert len(err) < 250
 
 
+@pytest.mark.parametrize("item", ["config/metadata", "metrics/metrics", "params/_METADATA"])
+def test_a_damaged_checkpoint_is_named(item, command, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "run")
+    (file,) = (tmp_path / "run" / "checkpoints").glob(f"*/{item}")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    image = write(tmp_path / "a.mha", ramp(12, 14))
+    words = ["--checkpoint", tmp_path / "run", "--fixed", image, "--moving", image, "--output", tmp_path / "out"]
+    assert_one_line(*command("register", *words)[::2], str(tmp_path / "run"), "damaged")
+    assert not (tmp_path / "out").exists()
+
+
 def test_register_never_overwrites(command, checkpoint, tmp_path):
     image = write(tmp_path / "a.mha", ramp(12, 14))
     (tmp_path / "out").mkdir()
@@ -220,6 +233,8 @@ def test_a_full_disk_leaves_nothing_behind(command, checkpoint, tmp_path, monkey
         (["train", "--workdir", "W", "--preset", "huge"], ["huge", "small"]),
         (["train", "--workdir", "W", "--data", "nowhere"], ["nowhere", "no such folder"]),
         (["eval", "--checkpoint", "nowhere"], ["nowhere", "no checkpoint here"]),
+        (["eval", "--order-by", "trigger-time"], ["--order-by", "the phantom has no use for it"]),
+        (["train", "--workdir", "w", "--order-by", "trigger-time"], ["--order-by", "the phantom has no use for it"]),
         (["eval", "--checkpoint", "nowhere", "--frames", "1"], ["--frames 1", "at least 2"]),
         (["register", "--checkpoint", "nowhere", "--speed", "9"], ["--speed"]),
     ],

@@ -15,6 +15,7 @@ from r2n2_jax.config import Config
 from r2n2_jax.correction import Options, correct
 from r2n2_jax.data.series import fixed_frame, mean_intensity_frame, position_curve
 from r2n2_jax.errors import InputError
+from r2n2_jax.evaluation.figures import _over_frames
 from r2n2_jax.landmarks import read_landmarks
 from r2n2_jax.recording import read_recording
 
@@ -148,3 +149,15 @@ def test_what_cannot_be_done_is_said(registrar, dicom, tmp_path):
             registrar, recording, tmp_path, options=Options(fixed_frame=4), landmarks=tmp_path / "points.csv", progress=False
         )
     assert [path.name for path in tmp_path.iterdir()] == ["points.csv"]
+
+
+def test_mean_and_deviation_over_time_are_of_what_the_frames_show():
+    frames = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
+    inside = np.random.default_rng(1).random(frames.shape) > 0.4
+    inside[:, 0, 0] = False
+    mean, deviation = _over_frames(np.where(inside, frames, 0.0), inside)
+    known = np.ma.masked_array(frames, ~inside)
+    np.testing.assert_allclose(mean, known.mean(axis=0).filled(np.nan), atol=1e-6)
+    np.testing.assert_allclose(deviation, known.std(axis=0).filled(np.nan), atol=1e-6)
+    assert np.isnan(mean[0, 0])
+    assert np.abs(_over_frames(np.where(inside, frames, 0.0))[0] - mean)[1:].max() > 0.1

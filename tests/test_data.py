@@ -10,7 +10,7 @@ from dicom_files import write_series
 from r2n2_jax.config import Config, ModelConfig, TrainingConfig
 from r2n2_jax.data.dataset import Batch, SeriesSource, _load_any, _vary, at_resolution, series_examples
 from r2n2_jax.data.series import Series, describe_series, find_patients, fixed_frame, read_series
-from r2n2_jax.data.splits import claim_splits, split_patients, unseen_patients
+from r2n2_jax.data.splits import claim_splits, seen_patients, split_patients, unseen_patients
 from r2n2_jax.errors import InputError
 
 CONFIG = Config(model=ModelConfig(resolution=16), training=TrainingConfig(batch=3))
@@ -125,6 +125,24 @@ def test_a_runs_split_is_written_once_and_kept(tmp_path):
     assert list(unseen_patients(tmp_path, dict.fromkeys([*names, "new"]))) == [*first["test"], "new"]
     with pytest.raises(InputError, match="none is left"):
         unseen_patients(tmp_path, dict.fromkeys(first["train"]))
+
+
+def test_patients_that_the_first_weights_knew_are_no_test(tmp_path):
+    """A run from another run's weights, on more patients, over two generations."""
+    names = [f"p{i:02d}" for i in range(24)]
+    runs = [tmp_path / name for name in ("first", "second", "third")]
+    before, known = set(), names[:20]
+    for seed, run in enumerate(runs):
+        run.mkdir()
+        splits = split_patients(known, seed, before=before)
+        claim_splits(run, splits)
+        claim_splits(run, split_patients(known, seed, before=before))
+        assert not before & set(splits["test"])
+        learnt = before | {*splits["train"], *splits["validation"]}
+        assert seen_patients(run) == learnt
+        before, known = learnt, names
+    assert set(split_patients(names, 1)["test"]) & seen_patients(runs[0]), "without it some would be"
+    assert not seen_patients(runs[1]) & set(unseen_patients(runs[1], dict.fromkeys([*names, "new"])))
 
 
 def batches(start, count):

@@ -149,6 +149,14 @@ def test_a_coordinator_without_the_rest_is_refused(monkeypatch):
         devices.join_processes()
 
 
+def test_the_others_do_not_wait_for_a_leader_that_failed(monkeypatch):
+    met = []
+    monkeypatch.setattr(devices.multihost_utils, "sync_global_devices", met.append)
+    with pytest.raises(InputError), devices.leader_first():
+        raise InputError
+    assert len(met) == 1
+
+
 def test_every_process_has_its_own_part(monkeypatch):
     batch = {"pairs": np.arange(8)}
     monkeypatch.setattr(jax, "process_count", lambda: 4)

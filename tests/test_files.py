@@ -1,6 +1,7 @@
 """Files and physical space: what is written opens in ITK at the right place and does there what it does here."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import SimpleITK as sitk
 
 from r2n2_jax import io
 from r2n2_jax.errors import InputError
-from r2n2_jax.files import new_folder, write_json
+from r2n2_jax.files import check_output, new_folder, write_json
 from r2n2_jax.geometry import Geometry, points_from_px, points_to_px, to_physical_mm, to_px
 from r2n2_jax.io import (
     read_frames,
@@ -250,6 +251,43 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
     with pytest.raises(InputError, match="exists already"), new_folder(tmp_path / "deep" / "out"):
         raise AssertionError("must not get here")
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def test_a_folder_that_is_there_is_filled_and_stays(tmp_path):
+    """It may be a mount, which cannot be replaced."""
+    path = tmp_path / "mount"
+    path.mkdir()
+    before = path.stat().st_ino
+    with pytest.raises(RuntimeError, match="disk"), new_folder(path) as partial:  # noqa: PT012
+        (partial / "half").write_text("a")
+        raise RuntimeError("disk full")
+    assert list(path.iterdir()) == []
+    with new_folder(path) as partial:
+        (partial / "a.txt").write_text("a")
+        (partial / "sub").mkdir()
+        (partial / "sub" / "b.txt").write_text("b")
+    assert path.stat().st_ino == before
+    assert sorted(str(file.relative_to(path)) for file in path.rglob("*")) == ["a.txt", "sub", "sub/b.txt"]
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("a")
+    with pytest.raises(InputError, match="no folder that you may write to"):
+        check_output(tmp_path / "file" / "out")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match=r"no folder that you may write to"):
+        check_output(tmp_path / "deep" / "out")
+
+
+def test_a_jpeg_may_hold_more_behind_its_end(tmp_path):
+    path = write(tmp_path / "a.jpg", ramp(40, 40).astype(np.uint8))
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(500))
+    assert read_image(path).pixels.shape == (40, 40)
+    thumbnail = b"\xff\xe1\x00\x0c" + b"\xff\xda\x00\x02\x00\x00\x00\x00\xff\xd9"
+    path.write_bytes(whole[:2] + thumbnail + whole[2 : len(whole) // 2])
+    with pytest.raises(InputError, match="not an image"):
+        read_image(path)
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):

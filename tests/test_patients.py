@@ -108,6 +108,14 @@ def test_tre_of_a_known_shift_with_anisotropic_spacing():
     np.testing.assert_allclose(right.tre_mm, 0.0, atol=1e-4)
 
 
+def test_a_landmark_a_little_beyond_the_border_moves_as_the_border_does():
+    (case,) = phantom_patients(PhantomConfig(), 33, patients=1, slices=1, frames=2)
+    points = np.array([[[1.01, 0.0], [0.0, -1.03]]])
+    case = case._replace(fixed_landmarks=points, moving_landmarks=points + 0.1)
+    judged = measure(case, np.full_like(case.displacement, 0.1))
+    np.testing.assert_allclose(judged.tre_px, 0.0, atol=1e-4)
+
+
 def test_pairs_and_slices_without_landmarks_do_not_hide_the_others():
     (case,) = phantom_patients(PhantomConfig(), 32, patients=1, slices=1, frames=3)
     partly = case._replace(moving_landmarks=np.where(np.arange(2)[:, None, None] == 0, np.nan, case.moving_landmarks))
@@ -117,6 +125,7 @@ def test_pairs_and_slices_without_landmarks_do_not_hide_the_others():
     pooled = concatenate(judged)
     np.testing.assert_array_equal(np.isfinite(pooled.tre_mm), [False, True, False, False])
     assert pooled.tre_mm[1] == measure(case, nothing).tre_mm[1]
+    np.testing.assert_array_equal(np.isfinite(pooled.worst_landmark_mm), [False, True, False, False])
     table = table_1([partly, without], {"initial": Outcome(judged, [], [], 0.0, 0.0, 0)})
     assert list(table["Patient 1"]["initial"]) == ["Slice 1", "mean"]
     assert table_1([without], {"initial": Outcome(judged[1:], [], [], 0.0, 0.0, 0)}) is None

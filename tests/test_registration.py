@@ -9,9 +9,10 @@ import SimpleITK as sitk
 from test_reference import CONFIG as MODEL
 from test_reference import random_params
 
-from r2n2_jax import InputError, Registrar, inference
+from r2n2_jax import InputError, Registrar, inference, registration
 from r2n2_jax.config import Config
 from r2n2_jax.inference import propose
+from r2n2_jax.io import as_image, resample, same_grid
 from r2n2_jax.ops.gaussian import displacement
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import inside
@@ -58,6 +59,8 @@ def test_another_size_of_images_does_not_trace_the_network_again(registrar, monk
 def test_points_follow_the_field(registrar):
     fixed, moving = images()
     result = registrar.register(fixed, moving)
+    with pytest.raises(InputError, match=r"points of shape \(2, 3\)"):
+        result.points(np.zeros((2, 3)))
     grid = np.asarray(coordinates((45, 37)))
     np.testing.assert_allclose(result.points(grid[10:20, 5]), grid[10:20, 5] + result.displacement[10:20, 5], atol=1e-5)
 
@@ -129,6 +132,65 @@ def test_images_on_different_grids_meet_where_they_lie(registrar):
         registrar.register(fixed, itk_image(moving, origin=(500.0, 0.0)))
     with pytest.raises(InputError, match="the moving image lies in 3 dimensions and the fixed image in 2"):
         registrar.register(fixed, itk_image(moving, (37, 45, 1)))
+
+
+@pytest.mark.parametrize(
+    ("stretch", "turn", "same"), [(1.0, 0.0, True), (1.00001, 0.0, True), (1.009, 0.0, False), (1.0, 0.009, False)]
+)
+def test_grids_that_part_on_the_way_to_their_corners_are_two(registrar, stretch, turn, same):
+    """A hundredth of a pixel or a cosine at every step is whole pixels across the image."""
+    fixed, moving = images(shape=(120, 128))
+    other = sitk.GetImageFromArray(moving)
+    other.SetSpacing((1.5 * stretch, 1.5 * stretch))
+    other.SetOrigin((3.0, 4.0))
+    other.SetDirection((np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)))
+    first = sitk.GetImageFromArray(fixed)
+    first.SetSpacing((1.5, 1.5))
+    first.SetOrigin((3.0, 4.0))
+    assert same_grid(as_image(first, "").geometry, as_image(other, "").geometry) == same
+    result = registrar.register(first, other, refine=0)
+    itk = sitk.GetArrayFromImage(sitk.Resample(other, first, result.transform(), sitk.sitkLinear, 0.0))
+    inner = (slice(12, -12), slice(12, -12))
+    np.testing.assert_allclose(result.warped[inner], itk[inner], atol=2e-3 * np.ptp(moving))
+
+
+def test_masks_of_any_kind_and_those_of_nothing(registrar):
+    fixed, moving = images()
+    half = np.arange(37)[None] < np.full((45, 1), 20)
+    placed, shifted = itk_image(fixed), itk_image(moving, origin=(-27.0, 12.5))
+    for first, second in ((fixed, moving), (placed, shifted)):
+        weights = [
+            registrar.register(first, second, mask=mask).parameters.weight
+            for mask in (half, 2 * half.astype(np.uint8), 0.5 * half, None)
+        ]
+        np.testing.assert_array_equal(weights[0], weights[1])
+        np.testing.assert_array_equal(weights[0], weights[2])
+        assert np.abs(weights[0] - weights[3]).max() > 1e-4
+    with pytest.raises(InputError, match="zero everywhere"):
+        registrar.register(fixed, moving, mask=np.zeros((45, 37)))
+    with pytest.raises(InputError, match="a mask of shape"):
+        registrar.register(fixed, moving, mask=np.ones((37, 45)))
+    uncovered = ~resample(as_image(shifted, ""), as_image(placed, "").geometry)[1]
+    with pytest.raises(InputError, match="the mask lies where the moving image shows nothing"):
+        registrar.register(placed, shifted, mask=uncovered)
+
+
+@pytest.mark.parametrize("size", [1, 3, 40])
+def test_a_small_mask_is_seen_at_the_models_resolution(size):
+    mask = np.zeros((512, 512), bool)
+    mask[101 : 101 + size, 200 : 200 + size] = True
+    seen = np.asarray(inference._resampled(mask, (64, 64)))
+    assert seen.any()
+    rows, columns = np.nonzero(seen)
+    centre = (100.5 + size / 2) * 63 / 511, (199.5 + size / 2) * 63 / 511
+    np.testing.assert_allclose((rows.mean(), columns.mean()), centre, atol=0.6)
+    assert seen.sum() <= 4 + (size * 63 / 511 + 1) ** 2
+
+
+def test_large_images_are_registered_fewer_at_once(monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 16)
+    assert registration._share((256, 256)) == 5
+    assert registration._share((1024, 1024)) == registration._share((4096, 4096)) == 1
 
 
 def test_a_result_is_saved_whole_and_once(registrar, tmp_path):

@@ -1,12 +1,14 @@
 """Real series with what is known of them: landmarks in a CSV beside the file, organs in ``masks/``."""
 
+import re
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from r2n2_jax.data.series import find_patients, read_series
 from r2n2_jax.errors import InputError
-from r2n2_jax.evaluation.cases import series_cases
+from r2n2_jax.evaluation.cases import series_cases, unjudged_landmarks
 from r2n2_jax.evaluation.metrics import concatenate, measure
 
 SPACING = (1.5, 2.0)
@@ -74,6 +76,13 @@ def test_landmarks_and_masks_move_with_the_exact_field(folder):
     np.testing.assert_allclose(nothing.dice["label 3"][labelled], overlap, rtol=1e-6)
     assert np.isnan(judged.dice["label 3"][~labelled]).all()
     assert np.isnan(judged.tre_mm[~labelled]).all()
+
+
+def test_landmarks_that_judge_nothing_are_told(folder):
+    assert unjudged_landmarks(cases_of(folder)) == []
+    (folder / "anna.csv").write_text("slice,frame,point,x_mm,y_mm\n0,0,a,1,2\n0,3,a,1,2\n")
+    (line,) = unjudged_landmarks(cases_of(folder))
+    assert re.fullmatch(r"anna, slice 0: landmarks, but none in frame [12], the fixed one: no TRE", line)
 
 
 def test_a_patient_without_masks_does_not_hide_the_others(folder):

@@ -53,6 +53,12 @@ def error_px(found, shape, field=TRUE):
     return float(np.linalg.norm(missed, axis=-1).mean())
 
 
+def test_a_dense_field_fitted_at_a_coarse_level_is_given_on_the_images_own_grid():
+    fixed, moving = (image[None] for image in known_pair((32, 32)))
+    found = fit(fixed, moving, DENSE, settings=Settings(shrink=(4, 2), iterations=3))
+    assert found.displacement.shape == (1, 32, 32, 2)
+
+
 def test_the_papers_count_of_numbers():
     assert numbers(bspline(8.0), (256, 256)) == 34 * 34 * 2 == 2312
     assert numbers(gaussians(25), (256, 256)) == 175

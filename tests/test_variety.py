@@ -1,5 +1,9 @@
 """Phantom pairs made into pairs of anything: the motion is real and without folds, and nothing else tells the images apart."""
 
+import dataclasses
+import itertools
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -96,3 +100,31 @@ def test_a_training_batch_holds_the_share_asked_for(share, count):
     assert 8 - same.sum() == count
     np.testing.assert_array_equal(same, jnp.all(plain.moving == mixed.moving, axis=(1, 2, 3)))
     chex.assert_trees_all_equal(plain.fixed[:4], plain.moving[4:])
+
+
+@pytest.mark.parametrize(("size", "share"), [(1, 0.5), (2, 0.25), (3, 0.5)])
+def test_a_small_batch_is_varied_as_often_as_asked_for_and_in_both_directions(size, share):
+    """Less than a pair a step is one pair in some steps."""
+    small = ModelConfig(resolution=16)
+    steps = 60
+
+    def source(variety):
+        config = Config(model=small, phantom=PhantomConfig(variety=variety), training=TrainingConfig(batch=size))
+        return itertools.islice(PhantomSource(config).batches(0), steps)
+
+    changed = [
+        np.any(np.asarray(a.fixed != b.fixed), axis=(1, 2, 3)).sum() for a, b in zip(source(0.0), source(share), strict=True)
+    ]
+    expected, deviation = share * size * steps, np.sqrt(steps) / 2
+    assert abs(sum(changed) - expected) < 3 * deviation
+    assert set(changed) <= {math.floor(share * size), math.ceil(share * size)}
+
+
+def test_a_batch_of_one_shows_either_image_as_the_fixed_one():
+    """Both were rendered from the same draws: the one nearer the mean position is the first of the sampler's."""
+    config = Config(model=ModelConfig(resolution=16), training=TrainingConfig(batch=1))
+    one = itertools.islice(PhantomSource(config).batches(0), 30)
+    two = itertools.islice(PhantomSource(dataclasses.replace(config, training=TrainingConfig(batch=2))).batches(0), 30)
+    same = [bool(jnp.allclose(a.fixed[0], b.fixed[0], atol=1e-4)) for a, b in zip(one, two, strict=True)]
+    turned = 30 - sum(same)
+    assert 5 < turned < 25

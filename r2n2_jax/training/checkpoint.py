@@ -23,7 +23,7 @@ class Checkpoints:
         create: make the folder where it is missing (to train), or refuse it (to read).
 
     Raises:
-        InputError: where there is nothing to read.
+        InputError: where there is nothing to read, or what is there is damaged.
     """
 
     def __init__(self, workdir: Path, *, create: bool = False):
@@ -42,7 +42,10 @@ class Checkpoints:
             enable_async_checkpointing=False,
             cleanup_tmp_directories=create,
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        try:
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        except ValueError as error:
+            raise InputError(f"{workdir}: a checkpoint's score cannot be read, it is damaged ({error})") from error
 
     @property
     def latest(self) -> int | None:
@@ -82,12 +85,10 @@ class Checkpoints:
             "step": template.step,
             "key": jax.eval_shape(jax.random.key_data, template.key),
         }
-        saved = self._manager.restore(
+        saved = self._restored(
             self.latest,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(_placed(template.params, sharding)),
-                rest=ocp.args.StandardRestore(_placed(rest, sharding)),
-            ),
+            params=ocp.args.StandardRestore(_placed(template.params, sharding)),
+            rest=ocp.args.StandardRestore(_placed(rest, sharding)),
         )
         key = jax.random.wrap_key_data(saved.rest["key"])
         return TrainState(saved.params, saved.rest["opt_state"], saved.rest["step"], key)
@@ -96,8 +97,7 @@ class Checkpoints:
         """The config and the weights of the best step, to register with."""
         config = self.config(self.best)
         template = _placed(jax.eval_shape(lambda: first_params(model=config.model, seed=0)))
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(template))
-        return config, self._manager.restore(self.best, args=args).params
+        return config, self._restored(self.best, params=ocp.args.StandardRestore(template)).params
 
     def config(self, step: int) -> Config:
         """The config that a checkpoint was made with.
@@ -105,11 +105,19 @@ class Checkpoints:
         Raises:
             InputError: where this version cannot read it.
         """
-        plain = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
+        plain = self._restored(step, config=ocp.args.JsonRestore()).config
         try:
             return from_dict(plain)
         except ValueError as error:
             raise InputError(f"{self._workdir}: a checkpoint of another version: {error}") from error
+
+    def _restored(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except ValueError as error:
+            raise InputError(
+                f"{self._workdir}: the checkpoint of step {step} cannot be read, it is damaged or of another version ({error})"
+            ) from error
 
     def close(self) -> None:
         """Releases the folder."""
