@@ -191,3 +191,18 @@ def test_two_processes_train_as_one(tmp_path, one):
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     checkpoints = Checkpoints(workdir)
     assert_same_gradients(one, checkpoints.restore(config(2)))
+
+
+@pytest.mark.parametrize(("share_cores", "alone"), [(True, True), (False, False)])
+def test_cores_that_are_devices_solve_alone(share_cores, alone):
+    code = (
+        "import scipy.linalg, threadpoolctl\n"
+        "threadpoolctl.threadpool_limits(2, user_api='blas')\n"
+        "from r2n2_jax.command_line import run\n"
+        f"run(lambda: print(*(pool['num_threads'] for pool in threadpoolctl.threadpool_info())), share_cores={share_cores})"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert (set(ran.stdout.split()) == {"1"}) == alone
