@@ -70,8 +70,8 @@ def run(main: Callable[[], None], *, share_cores: bool = False) -> int:
 def _make_cores_devices() -> None:
     """JAX's own settings come first.
 
-    Every core then solves the small systems of its own pairs: OpenBLAS, which JAX calls for them, must not share one of them
-    among all cores as well. Its threads wait for each other, and from a hundred unknowns on the whole takes three times as long.
+    Every core then solves the small systems of its own pairs. OpenBLAS, which JAX calls for them, must not share one system
+    among all cores as well: its threads would wait for each other, three times as long from a hundred unknowns on.
     """
     told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0
     if not told:
