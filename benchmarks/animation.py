@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from r2n2_jax.config import PhantomConfig
-from r2n2_jax.data.patients import held_out_patients
+from r2n2_jax.data.phantom.patients import held_out_patients
 from r2n2_jax.evaluation.figures import animate_series
-from r2n2_jax.registration import load
+from r2n2_jax.registration.registrar import load
 
 
 def main() -> None:

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import SimpleITK as sitk
 
+from r2n2_jax.baseline.optimise import Settings
 from r2n2_jax.config import PhantomConfig
-from r2n2_jax.data.patients import held_out_patients
+from r2n2_jax.data.phantom.patients import held_out_patients
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.methods import Found, Method, bspline_method, identity, run
 from r2n2_jax.ops.grid import half_extent
-from r2n2_jax.optimise import Settings
 
 PAPER = Settings()
 TUNED = Settings(shrink=(8, 4, 2, 1), learning_rate=3e-3, tv_weight=0.1)

@@ -16,16 +16,16 @@ import numpy as np
 from scipy.ndimage import binary_dilation, map_coordinates
 
 from benchmarks.bspline_baseline import TUNED
-from r2n2_jax import pretrained
-from r2n2_jax.command_line import run as run_command
-from r2n2_jax.correction import Options
+from r2n2_jax.commands.command_line import run as run_command
+from r2n2_jax.commands.motion_correction import Options
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.methods import bspline_method, identity, network, run
-from r2n2_jax.geometry import Geometry, points_from_px
-from r2n2_jax.io import read_image
+from r2n2_jax.io.geometry import Geometry, points_from_px
+from r2n2_jax.io.images import read_image
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates, half_extent
-from r2n2_jax.registration import load
+from r2n2_jax.pretrained import package
+from r2n2_jax.registration.registrar import load
 
 _SLICES, _BREATHS = 6, 4
 _DEEPEST_MM, _LEAST_MM = 35.0, 5.0
@@ -84,7 +84,7 @@ def main() -> None:
     """Prints a row a method."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--checkpoint", default=pretrained.NAME)
+    parser.add_argument("--checkpoint", default=package.NAME)
     arguments = parser.parse_args()
     files = arguments.files
     if len(files) % 2:

@@ -7,12 +7,12 @@ import argparse
 import typing
 
 from benchmarks.registration import summary
-from r2n2_jax.command_line import run as run_command
+from r2n2_jax.commands.command_line import run as run_command
+from r2n2_jax.commands.motion_correction import Options
 from r2n2_jax.config import PhantomConfig, Precision
-from r2n2_jax.correction import Options
 from r2n2_jax.evaluation.cases import phantom_patients
 from r2n2_jax.evaluation.methods import network, run
-from r2n2_jax.registration import load
+from r2n2_jax.registration.registrar import load
 
 
 def main() -> None:

@@ -9,14 +9,14 @@ import dataclasses
 from pathlib import Path
 
 from benchmarks.registration import summary
-from r2n2_jax.command_line import run as run_command
+from r2n2_jax.commands.command_line import run as run_command
+from r2n2_jax.commands.motion_correction import Options
 from r2n2_jax.config import PRESETS, Config, PhantomConfig, TrainingConfig
-from r2n2_jax.correction import Options
 from r2n2_jax.data.dataset import PhantomSource
-from r2n2_jax.data.patients import CYCLE
+from r2n2_jax.data.phantom.patients import CYCLE
 from r2n2_jax.evaluation.cases import phantom_patients
 from r2n2_jax.evaluation.methods import Outcome, network, run
-from r2n2_jax.registration import Registrar, load
+from r2n2_jax.registration.registrar import Registrar, load
 from r2n2_jax.training.loop import claim, train
 
 _WIDTHS = (1, 2, 4, 8)

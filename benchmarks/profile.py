@@ -14,24 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r2n2_jax.commands.motion_correction import Options
 from r2n2_jax.config import PRESETS, ModelConfig, PhantomConfig
-from r2n2_jax.correction import Options
 from r2n2_jax.data.dataset import held_out_phantoms
-from r2n2_jax.devices import mesh
-from r2n2_jax.inference import View, register_pairs, view
-from r2n2_jax.least_squares import look, normal_equations, objective
-from r2n2_jax.levenberg_marquardt import refine_batch
 from r2n2_jax.models.conv_gru import ConvGRU
 from r2n2_jax.models.parameter_net import ParameterNetwork
 from r2n2_jax.models.position_net import PositionNetwork
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.models.residual import NormalisedConv, ResidualBlock
 from r2n2_jax.ops.flow import flow
-from r2n2_jax.ops.gaussian import covariance, local_transformation
+from r2n2_jax.ops.gaussian import covariance, local_transformation, to_free
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import warp
-from r2n2_jax.registration import load
-from r2n2_jax.transforms.gaussians import to_free
+from r2n2_jax.registration.least_squares import normal_equations, objective, pose
+from r2n2_jax.registration.levenberg_marquardt import refine_batch
+from r2n2_jax.registration.registrar import load
+from r2n2_jax.registration.sequence import View, apply, find, view
+from r2n2_jax.runtime.devices import mesh
 
 _TURNS = 20
 _RUNS = 5
@@ -120,13 +119,14 @@ def print_registration() -> None:
     seen, finer = (view(fixed, moving, shape=shape, devices=mesh(1)) for shape in (near, far))
 
     def answer(refine: int) -> Any:
-        return register_pairs(registrar.params, model, fixed, moving, steps=model.steps, refine=refine)
+        found = find(registrar.params, model, fixed, moving, steps=model.steps, refine=refine)
+        return found, apply(found, moving, shape=fixed.shape[1:])
 
     def refined(seen: View, iterations: int) -> Any:
         return refine_batch(seen.fixed, seen.moving, start, iterations=iterations)
 
-    start = answer(0).gaussians
-    equations = look(seen.fixed[0], seen.moving[0], None)
+    start = answer(0)[0]
+    equations = pose(seen.fixed[0], seen.moving[0], None)
     free = to_free(jax.tree.map(lambda array: array[0], start))
     whole = _best(lambda: answer(refine))
     parts = {

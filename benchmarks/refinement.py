@@ -14,17 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r2n2_jax.baseline.gaussians import gaussians
+from r2n2_jax.baseline.optimise import AT_ONCE, Settings, fit
 from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.metrics import measure
-from r2n2_jax.inference import View, propose
-from r2n2_jax.levenberg_marquardt import refine_batch
-from r2n2_jax.ops.gaussian import Gaussians, displacement
+from r2n2_jax.ops.gaussian import Gaussians, displacement, from_free, to_free
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import standardise
-from r2n2_jax.optimise import AT_ONCE, Settings, fit
-from r2n2_jax.registration import load
-from r2n2_jax.transforms.gaussians import from_free, gaussians, to_free
+from r2n2_jax.registration.levenberg_marquardt import refine_batch
+from r2n2_jax.registration.registrar import load
+from r2n2_jax.registration.sequence import View, propose
 
 _LM_STEPS = (5, 10, 20, 40)
 _FIRST_ORDER_STEPS = (30, 100, 300)

@@ -15,13 +15,13 @@ import jax
 import numpy as np
 
 from benchmarks.bspline_baseline import TUNED, simpleitk
-from r2n2_jax.command_line import run as run_command
+from r2n2_jax.commands.command_line import run as run_command
+from r2n2_jax.commands.motion_correction import Options
 from r2n2_jax.config import PhantomConfig
-from r2n2_jax.correction import Options
-from r2n2_jax.data.patients import CYCLE
+from r2n2_jax.data.phantom.patients import CYCLE
 from r2n2_jax.evaluation.cases import Case, phantom_patients
 from r2n2_jax.evaluation.methods import Method, Outcome, bspline_method, identity, network, run
-from r2n2_jax.registration import Registrar, load
+from r2n2_jax.registration.registrar import Registrar, load
 
 _SINGLE_RUNS = 5
 

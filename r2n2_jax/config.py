@@ -52,8 +52,6 @@ class ModelConfig:
     """What the convolutions compute with; weights, transformations and images are float32 either way."""
     remat: bool = True
     """Recompute each step's activations in the backward pass instead of storing them."""
-    unroll: int = 1
-    """Steps laid out per loop iteration: the same numbers by a longer program."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -66,7 +64,6 @@ class ModelConfig:
             "sigma_min must not be negative, and below sigma_max": 0 <= self.sigma_min < self.sigma_max,
             "position_gain must be positive": self.position_gain > 0,
             "noise must not be negative": self.noise >= 0,
-            "unroll must be at least 1": self.unroll >= 1,
         }
         _require("model", checks)
 
@@ -173,6 +170,9 @@ class Config:
         _require("optimiser", {f"warmup ({warmup}) must be below training.steps ({steps}); lower it too": warmup < steps})
 
 
+# What older versions could set and what changed no result, by section.
+_RETIRED = {"model": {"unroll"}}
+
 PRESETS = {
     "small": Config(
         model=ModelConfig(
@@ -203,7 +203,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(plain: dict[str, Any]) -> Config:
-    """The inverse of ``to_dict``.
+    """The inverse of ``to_dict``, also of an older version's.
 
     Raises:
         ValueError: where a section or field is unknown or out of range.
@@ -214,7 +214,8 @@ def from_dict(plain: dict[str, Any]) -> Config:
         raise ValueError(f"unknown config sections: {', '.join(sorted(unknown))}")
     built = {}
     for section, fields in plain.items():
-        tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        known = {name: value for name, value in fields.items() if name not in _RETIRED.get(section, ())}
+        tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
         try:
             built[section] = sections[section](**tuples)
         except TypeError as error:
@@ -232,7 +233,7 @@ def differences(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
         old, new = defaults.get(section, {}) | saved.get(section, {}), asked.get(section, {})
         lines += [
             f"{section}.{name}: {old.get(name)} -> {new.get(name)}"
-            for name in sorted(old.keys() | new.keys())
+            for name in sorted((old.keys() | new.keys()) - _RETIRED.get(section, set()))
             if old.get(name) != new.get(name)
         ]
     return lines

@@ -1,7 +1,7 @@
 """Strict JAX for every test: fake devices, no silent rank promotion; and the small things that many tests need."""
 
 import atexit
-import importlib.util
+import importlib
 import os
 import sys
 import tempfile
@@ -11,7 +11,7 @@ import chex
 import jax
 import pytest
 
-from r2n2_jax.command_line import run
+from r2n2_jax.commands.command_line import run
 
 chex.set_n_cpu_devices(4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -46,10 +46,7 @@ def shared_data():
 
 def call(monkeypatch, capfd, script, *words):
     """Exit code, standard output and standard error of a command, run in this process."""
-    spec = importlib.util.spec_from_file_location(f"command_{script}", ROOT / f"{script}.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
+    module = importlib.import_module(f"r2n2_jax.commands.{'evaluate' if script == 'eval' else script}")
     monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
     capfd.readouterr()
     code = run(module.main)

@@ -17,16 +17,16 @@ from test_runs import TINY
 from test_training import CONFIG, fresh_state
 
 from r2n2_jax.data.dataset import held_out_phantoms
-from r2n2_jax.training.checkpoint import Checkpoints
+from r2n2_jax.pretrained.checkpoints import Checkpoints
+from r2n2_jax.training.state import save_state
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """An untrained network, saved as training saves it."""
     workdir = tmp_path_factory.mktemp("run")
-    checkpoints = Checkpoints(workdir, create=True)
-    checkpoints.save(fresh_state()._replace(step=jnp.int32(1)), CONFIG, 1.0)
-    checkpoints.close()
+    with Checkpoints(workdir, create=True) as checkpoints:
+        save_state(checkpoints, fresh_state()._replace(step=jnp.int32(1)), CONFIG, 1.0)
     return workdir
 
 
@@ -154,7 +154,7 @@ def test_register_a_series_that_cannot_be(command, checkpoint, tmp_path, monkeyp
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("r2n2_jax.evaluation.correction_report.write_json", full)
+    monkeypatch.setattr("r2n2_jax.commands.motion_correction.write_json", full)
     assert_one_line(*command(*words)[::2], "No space left on device")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.png", "series", "small.png"]
 
@@ -215,7 +215,7 @@ def test_a_full_disk_leaves_nothing_behind(command, checkpoint, tmp_path, monkey
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("r2n2_jax.registration.write_json", full)
+    monkeypatch.setattr("r2n2_jax.registration.result.write_json", full)
     words = ["--checkpoint", checkpoint, "--fixed", image, "--moving", image, "--output", tmp_path / "out"]
     code, _, err = command("register", *words)
     assert_one_line(code, err, "No space left on device")

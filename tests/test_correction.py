@@ -11,13 +11,13 @@ from test_reference import CONFIG as MODEL
 from test_reference import random_params
 
 from r2n2_jax import Registrar
+from r2n2_jax.commands.motion_correction import Options, correct
 from r2n2_jax.config import Config
-from r2n2_jax.correction import Options, correct
-from r2n2_jax.data.series import fixed_frame, mean_intensity_frame, position_curve
+from r2n2_jax.data.fixed_frame import mean_intensity_frame, mean_position_frame, position_curve
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.figures import _over_frames
-from r2n2_jax.landmarks import read_landmarks
-from r2n2_jax.recording import read_recording
+from r2n2_jax.io.landmarks import read_landmarks
+from r2n2_jax.io.recording import read_recording
 
 FRAMES, SLICES, SHAPE = 18, 2, (25, 31)  # more frames than are registered at once
 
@@ -133,7 +133,7 @@ def test_the_position_curve_follows_the_motion(moving_square):
     frames = moving_square[:, 0].astype(np.float32)
     expected = np.sin(2 * np.pi * np.arange(FRAMES) / FRAMES)
     assert abs(np.corrcoef(position_curve(frames), expected)[0, 1]) > 0.9
-    assert abs(expected[fixed_frame(frames)]) < 0.4
+    assert abs(expected[mean_position_frame(frames)]) < 0.4
     assert abs(position_curve(frames).std() - 1.0) < 1e-6
     brighter = np.arange(1.0, 8.0)[:, None, None] * np.ones((7, 8, 8))
     assert mean_intensity_frame(brighter) == 3

@@ -9,7 +9,8 @@ from dicom_files import write_series
 
 from r2n2_jax.config import Config, ModelConfig, TrainingConfig
 from r2n2_jax.data.dataset import Batch, SeriesSource, _load_any, _vary, at_resolution, series_examples
-from r2n2_jax.data.series import Series, describe_series, find_patients, fixed_frame, read_series
+from r2n2_jax.data.fixed_frame import mean_position_frame
+from r2n2_jax.data.series import Series, describe_series, find_patients, read_series
 from r2n2_jax.data.splits import claim_splits, seen_patients, split_patients, unseen_patients
 from r2n2_jax.errors import InputError
 
@@ -98,7 +99,7 @@ def test_two_files_of_one_patient_are_refused(tmp_path):
 
 def test_the_fixed_frame_is_nearest_the_mean_position():
     frames, position = breathing_frames(30)
-    chosen = fixed_frame(frames)
+    chosen = mean_position_frame(frames)
     assert abs(position[chosen] - position.mean()) < 1.0
     assert np.abs(position - position.mean()).max() > 3.5
 

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from test_reference import random_params
 
-from r2n2_jax import devices
 from r2n2_jax.config import Config, ModelConfig, OptimiserConfig, TrainingConfig
 from r2n2_jax.data.dataset import SeriesSource
 from r2n2_jax.data.series import Series
 from r2n2_jax.errors import InputError
-from r2n2_jax.registration import Registrar
-from r2n2_jax.training.checkpoint import Checkpoints
+from r2n2_jax.pretrained.checkpoints import Checkpoints
+from r2n2_jax.registration.registrar import Registrar
+from r2n2_jax.runtime import devices
 from r2n2_jax.training.loop import claim, train
+from r2n2_jax.training.state import restore_state
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ModelConfig(resolution=16, steps=2, channels=(2, 4, 4, 4), residual_blocks=1, hidden=4, noise=0.2, remat=False)
@@ -48,7 +49,7 @@ def test_chunks_are_of_few_sizes_and_lose_nothing(count, sizes):
         seen.add(len(fixed))
         return {"sum": fixed + moving}
 
-    found = devices.in_chunks(register, images, -2 * images, share=4)
+    found = devices.in_chunks(register, images, -2 * images, at_once=4)
     np.testing.assert_array_equal(found["sum"], -images)
     assert seen == sizes
 
@@ -132,9 +133,8 @@ def test_a_run_moves_from_four_devices_to_one(tmp_path):
     whole = trained(tmp_path / "whole", 1, steps=4)
     with pytest.raises(StoppedError):
         trained(tmp_path / "moved", 4, steps=4, data=source(kind=TwoSteps))
-    checkpoints = Checkpoints(tmp_path / "moved")
-    assert checkpoints.latest == 2
-    checkpoints.close()
+    with Checkpoints(tmp_path / "moved") as checkpoints:
+        assert checkpoints.latest == 2
     assert_same_gradients(whole, trained(tmp_path / "moved", 1, steps=4))
 
 
@@ -189,8 +189,8 @@ def test_two_processes_train_as_one(tmp_path, one):
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
     assert len(list((workdir / "tensorboard").iterdir())) == 1
-    checkpoints = Checkpoints(workdir)
-    assert_same_gradients(one, checkpoints.restore(config(2)))
+    with Checkpoints(workdir) as checkpoints:
+        assert_same_gradients(one, restore_state(checkpoints, config(2)))
 
 
 @pytest.mark.parametrize(("share_cores", "alone"), [(True, True), (False, False)])
@@ -198,7 +198,7 @@ def test_cores_that_are_devices_solve_alone(share_cores, alone):
     code = (
         "import scipy.linalg, threadpoolctl\n"
         "threadpoolctl.threadpool_limits(2, user_api='blas')\n"
-        "from r2n2_jax.command_line import run\n"
+        "from r2n2_jax.commands.command_line import run\n"
         f"run(lambda: print(*(pool['num_threads'] for pool in threadpoolctl.threadpool_info())), share_cores={share_cores})"
     )
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}

@@ -8,11 +8,11 @@ import pytest
 import scipy.ndimage
 import SimpleITK as sitk
 
-from r2n2_jax import io
 from r2n2_jax.errors import InputError
-from r2n2_jax.files import check_output, new_folder, write_json
-from r2n2_jax.geometry import Geometry, points_from_px, points_to_px, to_physical_mm, to_px
-from r2n2_jax.io import (
+from r2n2_jax.io import images
+from r2n2_jax.io.files import check_output, new_folder, write_json
+from r2n2_jax.io.geometry import Geometry, points_from_px, points_to_px, to_physical_mm, to_px
+from r2n2_jax.io.images import (
     read_frames,
     read_image,
     write_displacement,
@@ -227,7 +227,7 @@ def test_bad_series_are_named_with_what_is_wrong(shape, message, tmp_path):
 def test_a_long_series_is_read_in_parts_that_make_the_whole(suffix, slices, tmp_path, monkeypatch):
     frames = ramp(7, *slices, 12, 9)
     path = write(tmp_path / f"series{suffix}", frames)
-    monkeypatch.setattr(io, "_VALUES_AT_ONCE", 3 * math.prod(frames.shape[1:]))
+    monkeypatch.setattr(images, "_VALUES_AT_ONCE", 3 * math.prod(frames.shape[1:]))
     pixels, geometry = read_frames(path)
     np.testing.assert_array_equal(pixels, frames.reshape(7, -1, 12, 9))
     assert geometry.size == frames.shape[::-1]

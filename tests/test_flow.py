@@ -6,7 +6,7 @@ import jax.test_util
 import numpy as np
 import pytest
 
-from r2n2_jax.models.r2n2 import Look, _flow_under
+from r2n2_jax.models.r2n2 import Carry, _flow_under
 from r2n2_jax.ops.flow import flow
 from r2n2_jax.ops.gaussian import bell, local_transformation
 from r2n2_jax.ops.grid import coordinates
@@ -77,7 +77,7 @@ def test_the_network_leaves_out_what_has_left_the_moving_image():
     fixed, moving, _ = moved_pair((32, 40), (0.02, -0.01))
     points = coordinates((32, 40))
     gone = points[..., 0] > 0.2
-    look = Look(jnp.where(gone[..., None], 3.0, 0.0)[None], jnp.where(gone[..., None], 0.0, moving)[None], ())
+    look = Carry(jnp.where(gone[..., None], 3.0, 0.0)[None], jnp.where(gone[..., None], 0.0, moving)[None], ())
     gaussian = jnp.zeros((1, 2)), WIDTH * jnp.eye(2)[None]
     found = _flow_under(points, look, fixed[None], *gaussian)
     spoilt = jnp.where((points[..., 0] > 0.3)[..., None], 5.0, fixed)

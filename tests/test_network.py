@@ -10,11 +10,10 @@ from test_reference import CONFIG, apply, random_params, smooth_pair
 
 from r2n2_jax.config import PRESETS, ModelConfig
 from r2n2_jax.models.conv_gru import ConvGRU
-from r2n2_jax.models.r2n2 import R2N2, Look, RegistrationStep
+from r2n2_jax.models.r2n2 import R2N2, Carry, RegistrationStep, init_params
 from r2n2_jax.ops.gaussian import displacement
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import warp
-from r2n2_jax.training.state import init_params
 
 
 def test_the_paper_preset_has_its_number_of_parameters():
@@ -37,7 +36,7 @@ def test_scan_equals_a_python_loop(key):
     sequence = apply(CONFIG, params, fixed, moving)
     sizes = ((16, 14), (8, 7), (4, 4))
     states = tuple(jnp.zeros((1, *size, c)) for size, c in zip(sizes, CONFIG.channels, strict=False))
-    look = Look(jnp.zeros((1, 32, 28, 2)), moving, states)
+    look = Carry(jnp.zeros((1, 32, 28, 2)), moving, states)
     step = jax.jit(RegistrationStep(CONFIG).apply)
     for t in range(CONFIG.steps):
         look, (gaussian, warped, _) = step({"params": params["step"]}, look, fixed, moving)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from r2n2_jax.config import PhantomConfig
-from r2n2_jax.data.patients import FRAMES, breathing, exact_displacement, held_out_patients, masks, sample_slice
-from r2n2_jax.data.phantom import displacement_between
+from r2n2_jax.data.phantom.motion import displacement_between
+from r2n2_jax.data.phantom.patients import FRAMES, breathing, exact_displacement, held_out_patients, masks, sample_slice
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import phantom_patients
 from r2n2_jax.evaluation.methods import Outcome
 from r2n2_jax.evaluation.metrics import concatenate, measure
 from r2n2_jax.evaluation.tables import table_1
-from r2n2_jax.landmarks import read_landmarks, write_landmarks
+from r2n2_jax.io.landmarks import read_landmarks, write_landmarks
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import inside, warp
 from r2n2_jax.ops.warp import sample as sample_image

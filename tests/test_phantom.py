@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from r2n2_jax.config import PhantomConfig
-from r2n2_jax.data.anatomy import sample_anatomy
 from r2n2_jax.data.dataset import held_out_phantoms
-from r2n2_jax.data.phantom import from_tissue, motion, render, sample, sample_batch, sample_breaths, to_tissue
-from r2n2_jax.geometry import to_px
+from r2n2_jax.data.phantom.anatomy import sample_anatomy
+from r2n2_jax.data.phantom.frame import render, sample, sample_batch, sample_breaths
+from r2n2_jax.data.phantom.motion import from_tissue, motion, to_tissue
+from r2n2_jax.io.geometry import to_px
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.jacobian import determinant
 from r2n2_jax.ops.warp import inside, warp

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import r2n2_jax
-from r2n2_jax import pretrained
 from r2n2_jax.config import PRESETS
 from r2n2_jax.data.dataset import held_out_phantoms
+from r2n2_jax.pretrained import package
 from r2n2_jax.training.state import fits, init_state
 
 
@@ -18,10 +18,10 @@ def registrar():
 
 def test_what_is_written_is_what_is_read(registrar, tmp_path, monkeypatch):
     path = tmp_path / "weights.msgpack"
-    pretrained.save(path, registrar.config, jax.tree.map(lambda array: array + 1.0, registrar.params))
-    monkeypatch.setattr(pretrained.resources, "files", lambda _: tmp_path)
-    monkeypatch.setattr(pretrained, "_FILE", path.name)
-    config, params = pretrained.restore()
+    package.save(path, registrar.config, jax.tree.map(lambda array: array + 1.0, registrar.params))
+    monkeypatch.setattr(package.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(package, "_FILE", path.name)
+    config, params = package.restore()
     assert config == registrar.config
     jax.tree.map(lambda new, old: np.testing.assert_array_equal(new, old + 1.0), params, registrar.params)
 
@@ -29,8 +29,8 @@ def test_what_is_written_is_what_is_read(registrar, tmp_path, monkeypatch):
 def test_they_are_small_and_of_their_own_architecture(registrar):
     from importlib import resources
 
-    assert resources.files(pretrained).joinpath("everyday.msgpack").stat().st_size < 16 * 2**20
-    assert resources.files(pretrained).joinpath("README.md").is_file()
+    assert resources.files("r2n2_jax.pretrained").joinpath("everyday.msgpack").stat().st_size < 16 * 2**20
+    assert resources.files("r2n2_jax.pretrained").joinpath("README.md").is_file()
     assert fits(registrar.params, registrar.config)
     assert not fits(registrar.params, PRESETS["paper"])
     state = init_state(registrar.config, registrar.params)

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from r2n2_jax import programs
 from r2n2_jax.config import Config, ModelConfig, OptimiserConfig, TrainingConfig
 from r2n2_jax.data.dataset import PhantomSource
-from r2n2_jax.losses import sequence_loss
-from r2n2_jax.programs import kept
+from r2n2_jax.runtime import programs
+from r2n2_jax.runtime.programs import kept
 from r2n2_jax.training import step
 from r2n2_jax.training.loop import train
+from r2n2_jax.training.losses import sequence_loss
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -277,9 +277,9 @@ _COMMAND = """
 import sys, chex, jax, numpy as np
 chex.set_n_cpu_devices(2)
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
-from r2n2_jax import inference
-traced, propose = [], inference.propose
-inference.propose = lambda *arguments, **options: traced.append(1) or propose(*arguments, **options)
+from r2n2_jax.registration import sequence
+traced, propose = [], sequence.propose
+sequence.propose = lambda *arguments, **options: traced.append(1) or propose(*arguments, **options)
 import r2n2_jax
 fixed, moving = np.random.default_rng(0).normal(size=(2, 2, 40, 36)).cumsum(2).cumsum(3).astype(np.float32)
 found = r2n2_jax.load().register_batch(fixed, moving, steps=2, refine=2)

@@ -10,8 +10,8 @@ from r2n2_jax import Registrar
 from r2n2_jax.config import Config
 from r2n2_jax.data.series import find_patients, read_series
 from r2n2_jax.data.splits import split_patients
-from r2n2_jax.io import read_image, same_grid
-from r2n2_jax.recording import read_recording
+from r2n2_jax.io.images import read_image, same_grid
+from r2n2_jax.io.recording import read_recording
 
 
 def test_cardiac_cine_files_are_series_of_slices(shared_data):

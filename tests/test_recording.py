@@ -11,8 +11,8 @@ from dicom_files import stored_values, write_enhanced, write_series, write_singl
 from pydicom.uid import ExplicitVRBigEndian, generate_uid
 
 from r2n2_jax.errors import InputError
-from r2n2_jax.mapped import mapped, release
-from r2n2_jax.recording import read_recording
+from r2n2_jax.io.mapped import mapped, release
+from r2n2_jax.io.recording import read_recording
 
 FRAMES, SLICES = 5, 2
 

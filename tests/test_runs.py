@@ -15,8 +15,9 @@ from conftest import ROOT, assert_one_line
 from test_data import breathing_frames
 
 from r2n2_jax.config import to_dict
-from r2n2_jax.registration import load
-from r2n2_jax.training.checkpoint import Checkpoints
+from r2n2_jax.pretrained.checkpoints import Checkpoints
+from r2n2_jax.registration.registrar import load
+from r2n2_jax.training.state import restore_state
 
 # Used as it is wherever a run is started, so that all share its compiled programs.
 TINY = [
@@ -113,9 +114,8 @@ def test_a_killed_run_started_again_ends_with_the_same_bits(whole, tmp_path):
         time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
-    checkpoints = Checkpoints(tmp_path / "killed")
-    assert 3 <= checkpoints.latest < 24, "it was not killed in the middle"
-    checkpoints.close()
+    with Checkpoints(tmp_path / "killed") as checkpoints:
+        assert 3 <= checkpoints.latest < 24, "it was not killed in the middle"
     again = start_training(tmp_path / "killed")
     assert again.wait() == 0, log(tmp_path / "killed").read_text()
 
@@ -123,9 +123,8 @@ def test_a_killed_run_started_again_ends_with_the_same_bits(whole, tmp_path):
     assert json.loads((whole / "results.json").read_text())["config"] == json.loads(json.dumps(to_dict(config)))
     states = []
     for workdir in (whole, tmp_path / "killed"):
-        checkpoints = Checkpoints(workdir)
-        assert checkpoints.latest == 24
-        state = checkpoints.restore(config)
+        with Checkpoints(workdir) as checkpoints:
+            assert checkpoints.latest == 24
+            state = restore_state(checkpoints, config)
         states.append(state._replace(key=jax.random.key_data(state.key)))
-        checkpoints.close()
     chex.assert_trees_all_equal(*states)

@@ -12,11 +12,11 @@ from test_reference import random_params, smooth_pair
 
 from r2n2_jax.config import Config, ModelConfig, OptimiserConfig, TrainingConfig
 from r2n2_jax.errors import InputError
-from r2n2_jax.losses import sequence_loss
 from r2n2_jax.ops.brightness import compensated_mse
-from r2n2_jax.registration import load
-from r2n2_jax.training.checkpoint import Checkpoints
-from r2n2_jax.training.state import TrainState, learning_rate, make_optimiser
+from r2n2_jax.pretrained.checkpoints import Checkpoints
+from r2n2_jax.registration.registrar import load
+from r2n2_jax.training.losses import sequence_loss
+from r2n2_jax.training.state import TrainState, learning_rate, make_optimiser, restore_state, save_state
 from r2n2_jax.training.step import make_train_step
 
 CONFIG = Config(
@@ -134,17 +134,16 @@ def test_the_step_reuses_the_old_states_memory(key):
 
 
 def test_checkpoints_keep_the_best_and_the_last_and_restore_everything(tmp_path):
-    checkpoints = Checkpoints(tmp_path, create=True)
     state = fresh_state()
-    for step, score in ((1, 3.0), (2, 1.0), (3, 2.0)):
-        params = jax.tree.map(lambda leaf, step=step: leaf + step, state.params)
-        checkpoints.save(state._replace(step=jnp.int32(step), params=params), CONFIG, score)
-    assert (checkpoints.latest, checkpoints.best) == (3, 2)
-    restored = checkpoints.restore(CONFIG)
+    with Checkpoints(tmp_path, create=True) as checkpoints:
+        for step, score in ((1, 3.0), (2, 1.0), (3, 2.0)):
+            params = jax.tree.map(lambda leaf, step=step: leaf + step, state.params)
+            save_state(checkpoints, state._replace(step=jnp.int32(step), params=params), CONFIG, score)
+        assert (checkpoints.latest, checkpoints.best) == (3, 2)
+        restored = restore_state(checkpoints, CONFIG)
     chex.assert_trees_all_equal(restored.params, jax.tree.map(lambda leaf: leaf + 3, state.params))
     chex.assert_trees_all_equal(restored.opt_state, state.opt_state)
     assert (jax.random.key_data(restored.key) == jax.random.key_data(state.key)).all()
-    checkpoints.close()
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
     assert kept == ["2", "3"]
     registrar = load(tmp_path)

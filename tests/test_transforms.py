@@ -8,23 +8,22 @@ from jax.test_util import check_grads
 from scipy.interpolate import BSpline
 from scipy.ndimage import gaussian_filter
 
-from r2n2_jax.least_squares import _linearised, _total_variation, flat, look, normal_equations, objective, unflat
-from r2n2_jax.levenberg_marquardt import _along_the_fold, best_share, refine
-from r2n2_jax.losses import pair_loss
+from r2n2_jax.baseline.bspline import basis, bspline, intervals
+from r2n2_jax.baseline.dense import DENSE
+from r2n2_jax.baseline.gaussians import gaussians
+from r2n2_jax.baseline.optimise import Settings, fit, pair_loss
+from r2n2_jax.baseline.transform import count_parameters
 from r2n2_jax.ops import brightness
 from r2n2_jax.ops.brightness import compensated_mse
-from r2n2_jax.ops.gaussian import Gaussians, displacement, displacement_and_determinant
+from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement, displacement_and_determinant, from_free, to_free
 from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import standardise
 from r2n2_jax.ops.jacobian import determinant
 from r2n2_jax.ops.regularisers import isotropic_tv
 from r2n2_jax.ops.similarity import mse
 from r2n2_jax.ops.warp import inside, sample, warp
-from r2n2_jax.optimise import Settings, fit
-from r2n2_jax.transforms.bspline import basis, bspline, intervals
-from r2n2_jax.transforms.dense import DENSE
-from r2n2_jax.transforms.gaussians import FreeGaussians, from_free, gaussians, to_free
-from r2n2_jax.transforms.model import numbers
+from r2n2_jax.registration.least_squares import _linearised, _total_variation, flat, normal_equations, objective, pose, unflat
+from r2n2_jax.registration.levenberg_marquardt import _along_the_fold, best_fraction, refine
 
 SHAPE = (40, 33)
 TRUE = Gaussians(
@@ -60,9 +59,9 @@ def test_a_dense_field_fitted_at_a_coarse_level_is_given_on_the_images_own_grid(
 
 
 def test_the_papers_count_of_numbers():
-    assert numbers(bspline(8.0), (256, 256)) == 34 * 34 * 2 == 2312
-    assert numbers(gaussians(25), (256, 256)) == 175
-    assert numbers(DENSE, (256, 256)) == 2 * 256**2
+    assert count_parameters(bspline(8.0), (256, 256)) == 34 * 34 * 2 == 2312
+    assert count_parameters(gaussians(25), (256, 256)) == 175
+    assert count_parameters(DENSE, (256, 256)) == 2 * 256**2
     assert round(100 * 175 / 2312, 1) == 7.6
 
 
@@ -153,7 +152,7 @@ def test_the_jacobian_of_the_refinement_is_that_of_the_residuals():
         return (sample(moving, points + field) - fixed)[5:-5, 5:-5].ravel()
 
     expected = jax.jacfwd(residuals)(flat(free))
-    value, rows, counted = _linearised(look(fixed, moving, None), free)
+    value, rows, counted = _linearised(pose(fixed, moving, None), free)
     inner = np.s_[5:-5, 5:-5]
     assert counted.reshape(SHAPE)[inner].all()
     np.testing.assert_allclose(value.reshape(SHAPE)[inner].ravel(), residuals(flat(free)), atol=1e-5)
@@ -183,7 +182,7 @@ def test_what_a_smooth_change_of_brightness_explains_is_left_out(shape):
 
     def ours(difference, mask):
         pair = [jnp.asarray(image, jnp.float32)[..., None] for image in (fixed, fixed + difference)]
-        return float(objective(look(*pair, mask), none, 0.0)[0]), float(compensated_mse(*pair, mask))
+        return float(objective(pose(*pair, mask), none, 0.0)[0]), float(compensated_mse(*pair, mask))
 
     explained = (0.3 * grid[0] * fixed.ravel() + 0.2 * grid[1]).reshape(shape)
     for mask in (np.ones(shape, bool), random.random(shape) < 0.6):
@@ -205,7 +204,7 @@ def test_the_compensated_mismatch_has_its_own_slope(key):
 def test_the_normal_equations_have_the_objectives_slope():
     """Half of it, where the total variation has no weight."""
     fixed, moving = (image[..., None] for image in known_pair(SHAPE))
-    seen = look(fixed, 1.1 * moving, None)
+    seen = pose(fixed, 1.1 * moving, None)
     free = jax.tree.map(lambda value: value + 0.013, to_free(TRUE))
     _, slope = normal_equations(seen, free, 0.0)
     expected = jax.grad(lambda vector: objective(seen, unflat(vector, free), 0.0)[0])(flat(free))
@@ -297,7 +296,7 @@ def test_the_share_of_an_answer_that_matches_best(weight, share):
     """Too much of the truth is taken in part, what leads away from it not at all."""
     fixed, moving = (standardise(image[..., None]) for image in known_pair((64, 64)))
     answer = TRUE._replace(weight=weight * TRUE.weight)
-    found = best_share(fixed, moving, answer)
+    found = best_fraction(fixed, moving, answer)
     np.testing.assert_allclose(found.weight, share * answer.weight, atol=1e-6)
 
 
@@ -314,7 +313,7 @@ def test_a_motion_that_a_change_of_brightness_speaks_for_is_taken_while_the_plai
         field = displacement(answer, points)
         return mse(dimmed, warp(moving, field), inside(points + field))
 
-    taken, started = best_share(dimmed, moving, TRUE), refine(dimmed, moving, TRUE, iterations=0).gaussians
+    taken, started = best_fraction(dimmed, moving, TRUE), refine(dimmed, moving, TRUE, iterations=0).gaussians
     nothing = mismatch(TRUE._replace(weight=0.0 * TRUE.weight))
     np.testing.assert_allclose(started.weight, TRUE.weight, atol=1e-6)
     assert mismatch(started) > nothing

@@ -17,13 +17,14 @@ import numpy as np
 from scipy.ndimage import affine_transform
 
 from r2n2_jax.config import Config, PhantomConfig
-from r2n2_jax.data.phantom import Pair, sample_batch
+from r2n2_jax.data.phantom.frame import Pair, sample_batch
 from r2n2_jax.data.series import Series
 from r2n2_jax.data.splits import Split
+from r2n2_jax.data.streams import streams
 from r2n2_jax.data.variety import vary
-from r2n2_jax.devices import own_part
 from r2n2_jax.ops.intensity import prepare, standardise
-from r2n2_jax.programs import kept
+from r2n2_jax.runtime.devices import own_part
+from r2n2_jax.runtime.programs import kept
 
 Array = jax.Array
 
@@ -76,7 +77,7 @@ class PhantomSource:
 
     def __init__(self, config: Config):
         self._config = config
-        self._key = jax.random.fold_in(jax.random.key(config.training.seed), 1)
+        self._key = streams(config.training.seed).data
 
     def batches(self, start: int) -> Iterator[Batch]:
         """See ``Source``."""
@@ -93,22 +94,23 @@ class PhantomSource:
 @kept
 @functools.partial(jax.jit, static_argnames=("config", "size", "resolution"))
 def _phantom_batch(key: Array, *, config: PhantomConfig, size: int, resolution: int) -> Batch:
-    pairs = sample_batch(jax.random.split(key, -(-size // 2)), config, (resolution, resolution))
+    key_pairs, key_direction, key_varied, key_last = jax.random.split(key, 4)
+    pairs = sample_batch(jax.random.split(key_pairs, -(-size // 2)), config, (resolution, resolution))
     first, second = (jax.vmap(standardise)(images) for images in (pairs.fixed, pairs.moving))
     batch = Batch(jnp.concatenate([first, second])[:size], jnp.concatenate([second, first])[:size])
     if size % 2:
         # One pair is there in one direction only: in either, by chance.
-        turned = jax.random.bernoulli(jax.random.fold_in(key, 2))
+        turned = jax.random.bernoulli(key_direction)
         batch = Batch(*(jnp.where(turned, *both) for both in (batch[::-1], batch)))
     varied = math.ceil(config.variety * size)
     if varied == 0:
         return batch
     # Pairs from both halves: as many of one direction as of the other.
     chosen = np.linspace(0, size - 1, varied).round().astype(int)
-    keys = jax.random.split(jax.random.fold_in(key, 1), varied)
+    keys = jax.random.split(key_varied, varied)
     others = jax.vmap(vary)(keys, *(images[chosen] for images in batch))
-    # Of a share that is no whole number of pairs the last one is varied as often as the rest of it says.
-    kept = jnp.arange(varied) + jax.random.uniform(jax.random.fold_in(key, 3)) >= config.variety * size
+    # Where the fraction is no whole number of pairs, the last one is varied as often as the rest of it says.
+    kept = jnp.arange(varied) + jax.random.uniform(key_last) >= config.variety * size
     mixed = (jnp.where(kept[:, None, None, None], images[chosen], other) for images, other in zip(batch, others, strict=True))
     return Batch(*(images.at[chosen].set(new) for images, new in zip(batch, mixed, strict=True)))
 

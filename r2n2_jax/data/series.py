@@ -6,13 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from r2n2_jax.dicom import OrderBy, find_dicom
+from r2n2_jax.data.fixed_frame import mean_position_frame
 from r2n2_jax.errors import InputError
-from r2n2_jax.mapped import rows
-from r2n2_jax.recording import NUMBERED, read_recording
+from r2n2_jax.io.dicom import OrderBy, find_dicom
+from r2n2_jax.io.recording import NUMBERED, read_recording
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
-_VALUES_AT_ONCE = 1_000_000
 MASKS = "masks"  # a folder of this name among the patients holds their organs
 
 
@@ -82,14 +81,14 @@ def read_series(patients: dict[str, list[Path]], *, order_by: OrderBy | None = N
             for frames, geometry in zip(recording.frames, recording.geometries, strict=True)
         ]
         for index, (frames, geometry) in enumerate(slices):
-            series.append(Series(patient, index, frames, geometry.spacing[:2], fixed_frame(frames)))
+            series.append(Series(patient, index, frames, geometry.spacing[:2], mean_position_frame(frames)))
     return series
 
 
 def describe_series(series: list[Series]) -> str:
     """What was found, in one line: patients, slices, frames, sizes, spacings."""
 
-    def spread(values: list) -> str:
+    def span(values: list) -> str:
         low, high = min(values), max(values)
         return f"{low}" if low == high else f"{low} to {high}"
 
@@ -98,8 +97,8 @@ def describe_series(series: list[Series]) -> str:
     sizes = [f"{one.frames.shape[2]} x {one.frames.shape[1]}" for one in series]
     spacings = [round(one.spacing[0], 2) for one in series]
     return (
-        f"{patients} patients, {len(series)} slices of {spread(frames)} frames, {sum(frames)} frames in all, "
-        f"{spread(sizes)} pixels of {spread(spacings)} mm"
+        f"{patients} patients, {len(series)} slices of {span(frames)} frames, {sum(frames)} frames in all, "
+        f"{span(sizes)} pixels of {span(spacings)} mm"
     )
 
 
@@ -116,39 +115,3 @@ def _recordings(path: Path) -> list[Path]:
     if pictures or find_dicom(path):
         return [path]
     return [recording for child in children for recording in _recordings(child)]
-
-
-def position_curve(frames: np.ndarray) -> np.ndarray:
-    """Where in its motion each frame is: its score on the first principal component of the frames over time.
-
-    That component follows the largest motion, breathing or the heart's cycle.
-
-    Args:
-        frames: ``[T, *spatial]``.
-
-    Returns:
-        ``[T]`` float64 of mean 0 and variance 1, the farthest frame positive; zero where nothing moves.
-    """
-    flat = frames.reshape(len(frames), -1)
-    # The T x T Gram matrix has the same scores as the pixels' covariance, and is small; it is summed up over the pixels.
-    gram, width = np.zeros((len(frames), len(frames))), max(_VALUES_AT_ONCE // len(frames), 1)
-    for start in range(0, flat.shape[1], width):
-        some = np.stack([frame[start : start + width].astype(np.float64) for frame in rows(flat)])
-        some -= some.mean(axis=0)
-        gram += some @ some.T
-    values, vectors = np.linalg.eigh(gram)
-    if values[-1] <= 0:
-        return np.zeros(len(frames))
-    scores = vectors[:, -1] * np.sqrt(len(frames))
-    return scores * np.sign(scores[np.argmax(np.abs(scores))])
-
-
-def fixed_frame(frames: np.ndarray) -> int:
-    """The frame ``[T, *spatial]`` nearest the mean position of the motion."""
-    return int(np.argmin(np.abs(position_curve(frames))))
-
-
-def mean_intensity_frame(frames: np.ndarray) -> int:
-    """The frame ``[T, *spatial]`` whose mean intensity is nearest the series', as the paper's authors choose it."""
-    means = np.array([frame.mean(dtype=np.float64) for frame in rows(frames)])
-    return int(np.argmin(np.abs(means - means.mean())))

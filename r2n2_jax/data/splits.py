@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from r2n2_jax.errors import InputError
-from r2n2_jax.files import read_json, write_json
+from r2n2_jax.io.files import read_json, write_json
 
 T = TypeVar("T")
 

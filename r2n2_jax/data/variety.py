@@ -37,7 +37,7 @@ def vary(key: Array, fixed: Array, moving: Array) -> tuple[Array, Array]:
     view = _random_view(key_view)
     behind = jnp.where(jax.random.bernoulli(key_frame), moving, fixed)
     field = displacement(_random_bumps(key_motion), points)
-    pair = jnp.stack([_look(fixed, view(points)), _look(behind, view(points + field))])
+    pair = jnp.stack([_pulled(fixed, view(points)), _pulled(behind, view(points + field))])
     pair = _recoloured(key_contrast, pair)
     pair = pair + _NOISE * jax.random.normal(key_noise, pair.shape)
     return standardise(pair[0]), standardise(pair[1])
@@ -68,7 +68,7 @@ def _random_bumps(key: Array) -> Gaussians:
     )
 
 
-def _look(image: Array, points: Array) -> Array:
+def _pulled(image: Array, points: Array) -> Array:
     """The image at the points; beyond its border the border's pixels go on."""
     return sample(image, jnp.clip(points, -1.0, 1.0))
 

@@ -9,12 +9,13 @@ import numpy as np
 
 from r2n2_jax.config import PhantomConfig
 from r2n2_jax.data.dataset import held_out_phantoms
-from r2n2_jax.data.patients import CYCLE, exact_displacements, held_out_patients, masks
+from r2n2_jax.data.phantom.patients import CYCLE, exact_displacements, held_out_patients, masks
 from r2n2_jax.data.series import MASKS, Series, find_patients
 from r2n2_jax.errors import InputError
-from r2n2_jax.io import read_labels
-from r2n2_jax.landmarks import place_landmarks
+from r2n2_jax.io.images import Image, read_labels
+from r2n2_jax.io.landmarks import place_landmarks
 from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.registration.result import Registration
 
 FIELD_OF_VIEW_MM = 400.0  # of every phantom, along both axes
 
@@ -60,6 +61,25 @@ class Case(NamedTuple):
     def aspect(self) -> float:
         """Height of a pixel over its width."""
         return self.spacing[1] / self.spacing[0]
+
+
+def pair_case(
+    fixed: Image, result: Registration, mask: np.ndarray | None = None, *, landmarks: np.ndarray | None = None
+) -> Case:
+    """One registered pair, judged where the moving image lies, in the mask.
+
+    Args:
+        fixed: the fixed image.
+        result: its registration.
+        mask: ``[*spatial]`` bool; by default everything.
+        landmarks: ``[2, L, d]`` normalised: in the fixed image, the same tissue in the moving one.
+    """
+    region = result.covered if mask is None else result.covered & mask
+    spacing = tuple(fixed.geometry.spacing[axis] for axis in fixed.geometry.axes)
+    case = Case("pair", "", fixed.pixels[None], result.moving[None], spacing, region=region[None])
+    if landmarks is None:
+        return case
+    return case._replace(fixed_landmarks=landmarks[None, 0], moving_landmarks=landmarks[None, 1])
 
 
 def phantom_pairs(config: PhantomConfig, resolution: int, count: int) -> list[Case]:

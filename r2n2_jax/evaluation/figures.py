@@ -11,12 +11,12 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from r2n2_jax.geometry import points_to_px, to_px
-from r2n2_jax.mapped import rows
+from r2n2_jax.io.geometry import points_to_px, to_px
+from r2n2_jax.io.mapped import rows
 from r2n2_jax.ops.gaussian import Gaussians, displacement, rotation_matrix
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import warp
-from r2n2_jax.registration import Registration
+from r2n2_jax.registration.result import Registration
 
 _ARROWS = 24
 _GIF_HEIGHT = 160
@@ -29,7 +29,6 @@ _OUTSIDE = "lightsteelblue"
 def save_registration(
     path: Path,
     fixed: np.ndarray,
-    moving: np.ndarray,
     result: Registration,
     *,
     mask: np.ndarray | None = None,
@@ -43,13 +42,12 @@ def save_registration(
     Args:
         path: a PNG file.
         fixed: ``[*spatial]``.
-        moving: the same shape.
-        result: their registration.
+        result: its registration with a moving image.
         mask: ``[*spatial]`` bool, outlined; the mean differences are those in it. By default everything.
         aspect: height of a pixel over its width.
     """
     plane = (fixed.shape[0] // 2,) if fixed.ndim == 3 else ()
-    fixed, moving, warped = fixed[plane], moving[plane], np.where(result.inside, result.warped, np.nan)[plane]
+    fixed, moving, warped = fixed[plane], result.moving[plane], np.where(result.inside, result.warped, np.nan)[plane]
     counted = np.ones(fixed.shape, bool) if mask is None else mask[plane]
     field = result.displacement[plane][..., :2]
     figure = Figure(figsize=(12, 12 * 2 / 3 * aspect * fixed.shape[0] / fixed.shape[1] + 0.6), layout="constrained")

@@ -9,16 +9,16 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from r2n2_jax.devices import in_chunks, spread
+from r2n2_jax.baseline.bspline import bspline
+from r2n2_jax.baseline.optimise import ITERATIONS_AT_ONCE, Settings, fit
+from r2n2_jax.baseline.transform import count_parameters
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.metrics import Metrics, measure
 from r2n2_jax.ops.warp import warp
-from r2n2_jax.optimise import AT_ONCE, Settings, fit
-from r2n2_jax.registration import Registrar
-from r2n2_jax.transforms.bspline import bspline
-from r2n2_jax.transforms.model import numbers
+from r2n2_jax.registration.registrar import Registrar
+from r2n2_jax.runtime.devices import in_chunks, shard
 
-_SHARE = 5  # pairs that a device fits at once; so a breath's 20 fill one, two or four devices
+_AT_ONCE = 5  # pairs that a device fits at once; so a breath's 20 fill one, two or four devices
 
 
 class Found(NamedTuple):
@@ -43,13 +43,13 @@ class Method(NamedTuple):
         name: its short name.
         register: batches ``fixed, moving [N, *spatial]`` to what is found.
         compile: the same call, as short as it can be while compiling everything.
-        numbers: how many numbers describe one registration at a given shape.
+        parameters: how many parameters one registration has at a given shape.
     """
 
     name: str
     register: Register
     compile: Register
-    numbers: Callable[[tuple[int, ...]], int]
+    parameters: Callable[[tuple[int, ...]], int]
 
 
 class Outcome(NamedTuple):
@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
         losses: the convergence curves ``[pairs, iterations]`` of each level, where something was optimised.
         seconds_per_pair: registration alone, arrays in and out, in batches of a case's pairs.
         compile_seconds: the first, shortened call.
-        numbers: that describe one registration, the mean over the pairs.
+        parameters: how many one registration has, the mean over the pairs.
     """
 
     metrics: list[Metrics]
@@ -69,7 +69,7 @@ class Outcome(NamedTuple):
     losses: list[np.ndarray]
     seconds_per_pair: float
     compile_seconds: float
-    numbers: int
+    parameters: int
 
 
 def identity() -> Method:
@@ -96,13 +96,15 @@ def bspline_method(settings: Settings, *, spacing: float = 8.0) -> Method:
     """The paper's baseline: a cubic B-spline fitted to every pair."""
 
     def register(fixed: np.ndarray, moving: np.ndarray, settings: Settings = settings) -> Found:
-        fitted = in_chunks(lambda *pairs: fit(*spread(pairs), bspline(spacing), settings=settings), fixed, moving, share=_SHARE)
+        fitted = in_chunks(
+            lambda *pairs: fit(*shard(pairs), bspline(spacing), settings=settings), fixed, moving, at_once=_AT_ONCE
+        )
         return Found(fitted.displacement, fitted.losses)
 
     def shortened(fixed: np.ndarray, moving: np.ndarray) -> Found:
-        return register(fixed, moving, dataclasses.replace(settings, iterations=AT_ONCE))
+        return register(fixed, moving, dataclasses.replace(settings, iterations=ITERATIONS_AT_ONCE))
 
-    return Method("bspline", register, shortened, lambda shape: numbers(bspline(spacing), shape))
+    return Method("bspline", register, shortened, lambda shape: count_parameters(bspline(spacing), shape))
 
 
 def run(method: Method, cases: Sequence[Case], *, progress: bool = True) -> Outcome:
@@ -121,7 +123,7 @@ def run(method: Method, cases: Sequence[Case], *, progress: bool = True) -> Outc
         warped.append(np.asarray(_warped(case.moving, found.displacement)))
         losses.append(found.losses)
     pairs = sum(len(case.fixed) for case in cases)
-    count = sum(len(case.fixed) * method.numbers(case.fixed.shape[1:]) for case in cases) / pairs
+    count = sum(len(case.fixed) * method.parameters(case.fixed.shape[1:]) for case in cases) / pairs
     curves = [np.concatenate(level) for level in zip(*losses, strict=True)]
     return Outcome(judged, warped, curves, seconds / pairs, compiled, round(count))
 

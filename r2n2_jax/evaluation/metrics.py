@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r2n2_jax.evaluation.cases import Case
-from r2n2_jax.geometry import to_px
+from r2n2_jax.io.geometry import to_px
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import standardise
 from r2n2_jax.ops.jacobian import determinant
@@ -32,7 +32,7 @@ class Metrics(NamedTuple):
         mse: of the standardised images, over the pixels that see the moving image.
         ncc: normalised cross-correlation over the same pixels.
         folded: share of pixels whose Jacobian determinant is not positive (central differences, one-sided at the border).
-        log_jacobian: standard deviation of the determinant's logarithm (of 0.001 where it is below).
+        sd_log_jacobian: SDlogJ, the standard deviation of the determinant's logarithm (of 0.001 where it is below).
     """
 
     tre_mm: np.ndarray | None
@@ -43,7 +43,7 @@ class Metrics(NamedTuple):
     mse: np.ndarray
     ncc: np.ndarray
     folded: np.ndarray
-    log_jacobian: np.ndarray
+    sd_log_jacobian: np.ndarray
 
 
 def measure(case: Case, displacement: np.ndarray) -> Metrics:
@@ -67,7 +67,7 @@ def measure(case: Case, displacement: np.ndarray) -> Metrics:
         mse=np.asarray(similarity[0]),
         ncc=np.asarray(similarity[1]),
         folded=np.mean(determinants <= 0, axis=axes),
-        log_jacobian=np.std(_logarithm(determinants), axis=axes),
+        sd_log_jacobian=np.std(_logarithm(determinants), axis=axes),
     )
 
 

@@ -20,7 +20,7 @@ from r2n2_jax.evaluation.metrics import concatenate
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy", "SimpleITK", "grain")
 _UNFOLDED = 200
-_PER_PAIR = ("tre_mm", "tre_px", "worst_landmark_mm", "end_point_error_mm", "mse", "ncc", "folded", "log_jacobian")
+_PER_PAIR = ("tre_mm", "tre_px", "worst_landmark_mm", "end_point_error_mm", "mse", "ncc", "folded", "sd_log_jacobian")
 
 
 def summarise(cases: Sequence[Case], outcomes: dict[str, Outcome], config: Config) -> dict[str, Any]:
@@ -31,11 +31,11 @@ def summarise(cases: Sequence[Case], outcomes: dict[str, Outcome], config: Confi
     """
     pooled = {name: concatenate(outcome.metrics) for name, outcome in outcomes.items()}
 
-    def spread(measure: str) -> dict[str, dict[str, float]] | None:
+    def statistics(measure: str) -> dict[str, dict[str, float]] | None:
         values = {name: getattr(metrics, measure) for name, metrics in pooled.items()}
         if any(v is None or not np.isfinite(v).any() for v in values.values()):
             return None
-        return {name: _spread(v) for name, v in values.items()}
+        return {name: _statistics(v) for name, v in values.items()}
 
     def mean(measure: str) -> dict[str, float]:
         return {name: float(np.mean(getattr(metrics, measure))) for name, metrics in pooled.items()}
@@ -46,25 +46,25 @@ def summarise(cases: Sequence[Case], outcomes: dict[str, Outcome], config: Confi
     }
     results = {
         "pairs": sum(len(case.fixed) for case in cases),
-        "tre_mm": spread("tre_mm"),
-        "tre_px": spread("tre_px"),
-        "end_point_error_mm": spread("end_point_error_mm"),
+        "tre_mm": statistics("tre_mm"),
+        "tre_px": statistics("tre_px"),
+        "end_point_error_mm": statistics("end_point_error_mm"),
         "dice": dice if any(dice.values()) else None,
         "mse": mean("mse"),
         "ncc": mean("ncc"),
         "folded_fraction": mean("folded")["network"],
         "folded": mean("folded"),
-        "log_jacobian_deviation": mean("log_jacobian"),
+        "sd_log_jacobian": mean("sd_log_jacobian"),
         "seconds_per_pair": {name: outcome.seconds_per_pair for name, outcome in outcomes.items()},
         "compile_seconds": {name: outcome.compile_seconds for name, outcome in outcomes.items()},
-        "numbers": {name: outcome.numbers for name, outcome in outcomes.items()},
+        "parameters": {name: outcome.parameters for name, outcome in outcomes.items()},
         "table": table_1(cases, outcomes),
         "config": to_dict(config),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _LIBRARIES},
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
     }
     if "bspline" in outcomes:
-        results["share_of_numbers"] = outcomes["network"].numbers / outcomes["bspline"].numbers
+        results["fraction_of_parameters"] = outcomes["network"].parameters / outcomes["bspline"].parameters
     return results
 
 
@@ -77,9 +77,9 @@ def table_1(cases: Sequence[Case], outcomes: dict[str, Outcome]) -> dict[str, An
     for name, outcome in outcomes.items():
         for case, metrics in zip(cases, outcome.metrics, strict=True):
             if metrics.tre_mm is not None and np.isfinite(metrics.tre_mm).any():
-                spread = _spread(metrics.tre_mm)
+                found = _statistics(metrics.tre_mm)
                 row = table.setdefault(case.patient, {}).setdefault(name, {})
-                row[case.slice] = {"mean": spread["mean"], "max": spread["max"]}
+                row[case.slice] = {"mean": found["mean"], "max": found["max"]}
     for rows in table.values():
         for row in rows.values():
             row["mean"] = float(np.mean([cell["mean"] for cell in row.values()]))
@@ -108,15 +108,15 @@ def summary_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         if results[name] is not None:
             rows += [[f"TRE {s}, {unit}", *(f"{results[name][m][s]:.2f}" for m in methods)] for s in ("mean", "median", "max")]
     if results["end_point_error_mm"] is not None:
-        rows.append(["field error, mm", *(f"{results['end_point_error_mm'][m]['mean']:.2f}" for m in methods)])
+        rows.append(["end-point error, mm", *(f"{results['end_point_error_mm'][m]['mean']:.2f}" for m in methods)])
     if results["dice"] is not None:
         organs = results["dice"]["initial"]
         rows += [[f"Dice {organ}", *(f"{results['dice'][m][organ]:.3f}" for m in methods)] for organ in organs]
     rows.append(["masked MSE", *(f"{results['mse'][m]:.4f}" for m in methods)])
     rows.append(["NCC", *(f"{results['ncc'][m]:.3f}" for m in methods)])
     rows.append(["folded, %", *(f"{100 * results['folded'][m]:.3f}" for m in methods)])
-    rows.append(["log-Jacobian spread", *(f"{results['log_jacobian_deviation'][m]:.3f}" for m in methods)])
-    rows.append(["numbers", *(str(results["numbers"][m]) for m in methods)])
+    rows.append(["SDlogJ", *(f"{results['sd_log_jacobian'][m]:.3f}" for m in methods)])
+    rows.append(["parameters", *(str(results["parameters"][m]) for m in methods)])
     rows.append(["seconds a pair", *(f"{results['seconds_per_pair'][m]:.3g}" if m != "initial" else "" for m in methods)])
     return ["", *("before" if m == "initial" else m for m in methods)], rows
 
@@ -159,6 +159,6 @@ def print_table(header: list[str], rows: list[list[str]], *, title: str) -> None
     Console(highlight=False, width=None if sys.stdout.isatty() else _UNFOLDED).print(table)
 
 
-def _spread(values: np.ndarray) -> dict[str, float]:
+def _statistics(values: np.ndarray) -> dict[str, float]:
     values = values[np.isfinite(values)]
     return {"mean": float(values.mean()), "median": float(np.median(values)), "max": float(values.max())}

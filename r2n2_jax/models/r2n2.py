@@ -1,7 +1,7 @@
 """The recurrent registration neural network (figure 3, eq 7) on batches of image pairs ``[B, *spatial, 1]`` float32."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
@@ -21,7 +21,7 @@ from r2n2_jax.ops.warp import inside, warp
 Array = jax.Array
 
 
-class Look(NamedTuple):
+class Carry(NamedTuple):
     """What is carried from one look at the images to the next.
 
     Attributes:
@@ -63,28 +63,28 @@ class RegistrationStep(nn.Module):
     noise: bool = False
 
     @nn.compact
-    def __call__(self, look: Look, fixed: Array, moving: Array) -> tuple[Look, tuple[Gaussians, Array, Array]]:
-        """The next look, and what it leaves behind: the local transformation, the warped image and its mask."""
+    def __call__(self, carry: Carry, fixed: Array, moving: Array) -> tuple[Carry, tuple[Gaussians, Array, Array]]:
+        """What the next look needs, and what this one leaves: the local transformation, the warped image and its mask."""
         points = coordinates(fixed.shape[1:-1])
-        gaussian, states = self._next_transformation(look, fixed, points)
+        gaussian, states = self._next_transformation(carry, fixed, points)
         local = jax.vmap(functools.partial(local_transformation, points))(
             gaussian.position, covariance(gaussian.variance, gaussian.rotation), gaussian.weight
         )
-        displacement = look.displacement + local
+        displacement = carry.displacement + local
         warped = jax.vmap(warp)(moving, displacement)
-        return Look(displacement, warped, states), (gaussian, warped, inside(points[None] + displacement))
+        return Carry(displacement, warped, states), (gaussian, warped, inside(points[None] + displacement))
 
-    def _next_transformation(self, look: Look, fixed: Array, points: Array) -> tuple[Gaussians, tuple[Array, ...]]:
+    def _next_transformation(self, carry: Carry, fixed: Array, points: Array) -> tuple[Gaussians, tuple[Array, ...]]:
         """``g_theta``: features at three resolutions, a position from each, shape and weight from the coarsest."""
         c = self.config
         norm = c.norm == "instance"
         grid = jnp.broadcast_to(points[None], (*fixed.shape[:-1], c.ndim))
-        features = jnp.concatenate([fixed, look.warped, grid], axis=-1).astype(c.precision)
+        features = jnp.concatenate([fixed, carry.warped, grid], axis=-1).astype(c.precision)
         features = activate(c.activation, NormalisedConv(c.channels[0], 7, 2, norm, name="stem")(features))
         states, positions, weights = [], [], []
         for level, width in enumerate(c.channels[1:]):
             unit = GR2U(c.residual_blocks, c.activation, norm, c.noise if self.noise else 0.0, name=f"gr2u_{level}")
-            features, state = unit(features, look.states[level])
+            features, state = unit(features, carry.states[level])
             position, weight = PositionNetwork(c.position_gain, name=f"position_{level}")(features)
             features = activate(c.activation, NormalisedConv(width, 3, 2, norm, name=f"down_{level}")(features))
             states.append(state)
@@ -94,7 +94,7 @@ class RegistrationStep(nn.Module):
         position = _weighted_mean(positions, weights)
         variance, rotation, weight = head(features)
         if c.flow:
-            weight += _flow_under(points, look, fixed, position, covariance(variance, rotation))
+            weight += _flow_under(points, carry, fixed, position, covariance(variance, rotation))
         return Gaussians(position, variance, rotation, jnp.tanh(weight)), tuple(states)
 
 
@@ -141,25 +141,33 @@ class R2N2(nn.Module):
             split_rngs={"params": False, "noise": True},
             in_axes=(nn.broadcast, nn.broadcast),
             length=length,
-            unroll=min(c.unroll, length),
         )
-        last, (gaussians, warped, mask) = scan(c, noise, name="step")(_first_look(c, fixed, moving), fixed, moving)
+        last, (gaussians, warped, mask) = scan(c, noise, name="step")(_first_carry(c, fixed, moving), fixed, moving)
         return Sequence(gaussians, warped, mask, last.displacement)
 
 
-def _first_look(config: ModelConfig, fixed: Array, moving: Array) -> Look:
+def init_params(key: Array, model: ModelConfig) -> Any:
+    """Fresh weights, decided by the key. They do not depend on the image size, so a small one stands in."""
+    spatial = (32,) * model.ndim
+    # XLA compiles dozens of threefry draws in half a minute, as many of its own generator's in a few seconds.
+    key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
+    pair = jnp.zeros((1, *spatial, 1))
+    return jax.jit(R2N2(model).init, static_argnames="steps")(key, pair, pair, steps=1)["params"]
+
+
+def _first_carry(config: ModelConfig, fixed: Array, moving: Array) -> Carry:
     batch, *spatial = fixed.shape[:-1]
     states = []
     for channels in config.channels[:-1]:
         spatial = [-(-n // 2) for n in spatial]
         states.append(jnp.zeros((batch, *spatial, channels), config.precision))
-    return Look(jnp.zeros((*fixed.shape[:-1], config.ndim), fixed.dtype), moving, tuple(states))
+    return Carry(jnp.zeros((*fixed.shape[:-1], config.ndim), fixed.dtype), moving, tuple(states))
 
 
-def _flow_under(points: Array, look: Look, fixed: Array, position: Array, covariance: Array) -> Array:
+def _flow_under(points: Array, carry: Carry, fixed: Array, position: Array, covariance: Array) -> Array:
     """``[B, d]``: what the images say of the motion under each pair's next Gaussian."""
     window = jax.vmap(functools.partial(bell, points))(position, covariance)
-    return jax.vmap(flow)(fixed, look.warped, jnp.where(inside(points[None] + look.displacement), window, 0.0))
+    return jax.vmap(flow)(fixed, carry.warped, jnp.where(inside(points[None] + carry.displacement), window, 0.0))
 
 
 def _weighted_mean(positions: list[Array], weights: list[Array]) -> Array:

@@ -28,6 +28,32 @@ class Gaussians(NamedTuple):
     weight: Array
 
 
+class FreeGaussians(NamedTuple):
+    """``Gaussians`` without bounds: the logarithm of the variance in place of the variance.
+
+    Attributes:
+        position: ``[..., d]``.
+        log_variance: ``[..., d]``.
+        rotation: ``[..., d (d - 1) / 2]``.
+        weight: ``[..., d]``.
+    """
+
+    position: Array
+    log_variance: Array
+    rotation: Array
+    weight: Array
+
+
+def to_free(gaussians: Gaussians) -> FreeGaussians:
+    """The free parameters of the same transformations."""
+    return FreeGaussians(gaussians.position, jnp.log(gaussians.variance), gaussians.rotation, gaussians.weight)
+
+
+def from_free(free: FreeGaussians) -> Gaussians:
+    """The inverse of ``to_free``."""
+    return Gaussians(free.position, jnp.exp(free.log_variance), free.rotation, free.weight)
+
+
 def rotation_matrix(rotation: Array) -> Array:
     """The matrix ``R`` of eq 9.
 

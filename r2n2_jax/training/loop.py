@@ -7,18 +7,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from r2n2_jax.config import Config, differences, to_dict
 from r2n2_jax.data.dataset import Examples, Source
-from r2n2_jax.devices import EVERYWHERE, leads, own_copy, training_mesh, whole_batch
 from r2n2_jax.errors import DivergedError, InputError
-from r2n2_jax.files import read_json, write_json
-from r2n2_jax.programs import kept
-from r2n2_jax.training.checkpoint import Checkpoints
-from r2n2_jax.training.state import TrainState, init_state, learning_rate
+from r2n2_jax.io.files import read_json, write_json
+from r2n2_jax.pretrained.checkpoints import Checkpoints
+from r2n2_jax.runtime.devices import EVERYWHERE, leads, own_copy, training_mesh, whole_batch
+from r2n2_jax.runtime.programs import kept
+from r2n2_jax.training.state import TrainState, init_state, learning_rate, restore_state, save_state
 from r2n2_jax.training.step import make_train_step
 from r2n2_jax.training.validation import Validation, make_validate
 
@@ -79,15 +79,20 @@ def train(
     Raises:
         DivergedError: where too many steps in a row had no finite gradient.
     """
-    checkpoints = Checkpoints(workdir, create=True)
+    with Checkpoints(workdir, create=True) as checkpoints:
+        return _train(config, workdir, source, checkpoints, params, training_mesh(config.training.at_once, devices), progress)
+
+
+def _train(
+    config: Config, workdir: Path, source: Source, checkpoints: Checkpoints, params: Any, mesh: Mesh, progress: bool
+) -> TrainState:
     # Resume order: 1. the state, whose step says how far the run had come; 2. the data from that step on; 3. the curves,
     # cleared of what a killed run wrote after its last checkpoint. The noise needs nothing: its key is in the state.
-    mesh = training_mesh(config.training.at_once, devices)
     everywhere = NamedSharding(mesh, EVERYWHERE)
     if checkpoints.latest is None:
         state = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)(config, params)
     else:
-        state = checkpoints.restore(config, everywhere)
+        state = restore_state(checkpoints, config, everywhere)
     start = int(state.step)
     total = config.training.steps
     batches = source.batches(start)
@@ -95,34 +100,44 @@ def train(
     train_step = kept(make_train_step(config), depends=config, donate=1)
     validate = make_validate(config.model, examples)
 
-    bar = tqdm(total=total, initial=start, unit="step", disable=not (progress and leads()))
-    with _curves(workdir, start) as writer, bar:
+    with _curves(workdir, start) as writer, _bar(start, total, shown=progress and leads()) as bar:
         shown: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
         for step in range(start + 1, total + 1):
+            before = metrics
             state, metrics = train_step(state, *whole_batch(next(batches), mesh))
+            # One step ahead of the device and no more: what the bar counts is what is done.
+            jax.block_until_ready(before)
 
             if step % _REPORT_EVERY == 0 or step == total:
-                metrics = {name: float(value) for name, value in metrics.items()}
-                if metrics["skipped_in_a_row"] >= _MOST_SKIPPED_IN_A_ROW:
+                values = {name: float(value) for name, value in metrics.items()}
+                if values["skipped_in_a_row"] >= _MOST_SKIPPED_IN_A_ROW:
                     raise DivergedError(
-                        f"step {step}: the last {metrics['skipped_in_a_row']:.0f} gradients were not finite; "
+                        f"step {step}: the last {values['skipped_in_a_row']:.0f} gradients were not finite; "
                         f"start again in a new --workdir with a lower --optimiser.learning-rate"
                     )
-                _write_scalars(writer, "train", metrics | {"learning_rate": _rate(config, step)}, step)
-                shown |= {"loss": f"{metrics['loss']:.4f}"}
-                if metrics["skipped"]:
-                    shown |= {"skipped": int(metrics["skipped"])}
+                _write_scalars(writer, "train", values | {"learning_rate": _rate(config, step)}, step)
+                shown |= {"loss": f"{values['loss']:.4f}"}
+                if values["skipped"]:
+                    shown |= {"skipped": int(values["skipped"])}
 
             if step % config.training.checkpoint_every == 0 or step == total:
                 found = validate(own_copy(state.params))
                 _write_validation(writer, examples, found, step)
-                checkpoints.save(state, config, found.score)
+                save_state(checkpoints, state, config, found.score)
                 shown |= {"val_mse": f"{found.mse:.4f}"} if found.tre_px is None else {"TRE": f"{found.tre_px:.2f}px"}
 
             bar.set_postfix(shown, refresh=False)
             bar.update()
-    checkpoints.close()
+            if step == start + 1:
+                jax.block_until_ready(metrics)
+                bar.unpause()  # the first step compiled: its time says nothing of the others'
     return state
+
+
+def _bar(start: int, total: int, *, shown: bool) -> tqdm:
+    """A bar whose rate is the mean of all steps but the first, validations included: what the time left is made of."""
+    return tqdm(total=total, initial=start, unit="step", smoothing=0.0, disable=not shown)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,10 @@ import numpy as np
 import optax
 
 from r2n2_jax.config import Config, ModelConfig, OptimiserConfig
-from r2n2_jax.models.r2n2 import R2N2
-from r2n2_jax.programs import kept
+from r2n2_jax.data.streams import streams
+from r2n2_jax.models.r2n2 import init_params
+from r2n2_jax.pretrained.checkpoints import Checkpoints
+from r2n2_jax.runtime.programs import kept
 
 Array = jax.Array
 
@@ -55,20 +57,11 @@ def learning_rate(config: OptimiserConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, after], [config.warmup])
 
 
-def init_params(key: Array, model: ModelConfig) -> Any:
-    """Fresh weights, decided by the key. They do not depend on the image size, so a small one stands in."""
-    spatial = (32,) * model.ndim
-    # XLA compiles dozens of threefry draws in half a minute, as many of its own generator's in a few seconds.
-    key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
-    pair = jnp.zeros((1, *spatial, 1))
-    return jax.jit(R2N2(model).init, static_argnames="steps")(key, pair, pair, steps=1)["params"]
-
-
 @kept
 @functools.partial(jax.jit, static_argnames=("model", "seed"))
 def first_params(*, model: ModelConfig, seed: int) -> Any:
     """The fresh weights that a run starts from."""
-    return init_params(jax.random.split(jax.random.key(seed))[0], model)
+    return init_params(streams(seed).weights, model)
 
 
 def fits(params: Any, config: Config) -> bool:
@@ -83,5 +76,20 @@ def init_state(config: Config, params: Any = None) -> TrainState:
     seed = config.training.seed
     params = first_params(model=config.model, seed=seed) if params is None else jax.tree.map(jnp.array, params)
     opt_state = make_optimiser(config.optimiser, config.training.steps).init(params)
-    key_noise = jax.random.split(jax.random.key(seed))[1]
-    return TrainState(params, opt_state, jnp.zeros((), jnp.int32), key_noise)
+    return TrainState(params, opt_state, jnp.zeros((), jnp.int32), streams(seed).noise)
+
+
+def save_state(checkpoints: Checkpoints, state: TrainState, config: Config, score: float) -> None:
+    """Writes a checkpoint from which ``restore_state`` goes on."""
+    checkpoints.save(int(state.step), state.params, _rest(state), config, score)
+
+
+def restore_state(checkpoints: Checkpoints, config: Config, sharding: jax.sharding.Sharding | None = None) -> TrainState:
+    """The last state saved; by default on this process's first device, on whichever it was."""
+    template = jax.eval_shape(lambda: init_state(config))
+    params, rest = checkpoints.restore(template.params, jax.eval_shape(_rest, template), sharding)
+    return TrainState(params, rest["opt_state"], rest["step"], jax.random.wrap_key_data(rest["key"]))
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    return {"opt_state": state.opt_state, "step": state.step, "key": jax.random.key_data(state.key)}

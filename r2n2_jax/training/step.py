@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from r2n2_jax.config import Config
-from r2n2_jax.losses import sequence_loss
 from r2n2_jax.models.r2n2 import R2N2
+from r2n2_jax.training.losses import sequence_loss
 from r2n2_jax.training.state import TrainState, make_optimiser
 
 Array = jax.Array

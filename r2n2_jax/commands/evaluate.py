@@ -1,0 +1,96 @@
+"""Judges a network: ``python eval.py --checkpoint DIR`` on unseen phantom patients, with ``--data FOLDER`` on your own series.
+
+Compares the network, the network refined on each pair and the B-spline registration that is fitted to each pair.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from r2n2_jax.baseline.optimise import Settings
+from r2n2_jax.commands.command_line import announce_device, parse, run
+from r2n2_jax.commands.motion_correction import Options
+from r2n2_jax.data.phantom.patients import FRAMES
+from r2n2_jax.data.series import find_patients, read_series
+from r2n2_jax.data.splits import unseen_patients
+from r2n2_jax.errors import InputError
+from r2n2_jax.evaluation.cases import phantom_patients, series_cases, unjudged_landmarks
+from r2n2_jax.evaluation.methods import bspline_method, identity, network
+from r2n2_jax.evaluation.report import evaluate
+from r2n2_jax.evaluation.tables import print_tables
+from r2n2_jax.io.dicom import OrderBy
+from r2n2_jax.pretrained import package
+from r2n2_jax.registration.registrar import load
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What ``eval.py`` is told."""
+
+    checkpoint: Path = Path(package.NAME)
+    """The --workdir of a training run, whose best step is judged; by default the weights that come with the package."""
+    data: Path | None = None
+    """Folder of patients, as for train.py; those that the run has learnt from are left out. Landmarks are read from
+    PATIENT.csv in it, organs from masks/PATIENT.nii.gz. Without it the phantom's test set."""
+    order_by: OrderBy | None = None
+    """Of DICOM series: the entry that orders the frames, where more than one or none does."""
+    output: Path | None = None
+    """Folder for the report; by default eval-phantom or eval-FOLDER, inside the checkpoint's where it is a run's."""
+    refine: int = Options.refine
+    """Steps of instance refinement at the model's resolution; half as many follow at twice that, where images have it."""
+    refined_steps: int | None = None
+    """Local transformations that are refined; by default as many as in training, and twelve at least."""
+    baseline: Settings = dataclasses.field(default_factory=Settings)
+    """The B-spline's optimiser; the defaults are the paper's."""
+    spacing: float = 8.0
+    """Pixels between the B-spline's control points at every level."""
+    patients: int = 4
+    """Patients of the phantom's test set."""
+    slices: int = 3
+    """Slices of each."""
+    frames: int = 21
+    """Frames of each slice, from the breath's first on: fewer show less of its motion."""
+    resolution: int = 256
+    """Pixels per axis of the phantom's test set."""
+
+
+def command() -> int:
+    """Runs it and returns its exit code."""
+    return run(main, share_cores=True)
+
+
+def main() -> None:
+    """Registers unseen pairs by every method, prints tables, writes a report."""
+    arguments = parse(Arguments, description=__doc__)
+    least = {"refine": 1, "refined_steps": 1, "patients": 1, "slices": 1, "frames": 2, "resolution": 16, "spacing": 1}
+    for name, bound in least.items():
+        if getattr(arguments, name) is not None and getattr(arguments, name) < bound:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: at least {bound} is needed")
+    if arguments.frames > FRAMES:
+        raise InputError(f"--frames {arguments.frames}: a series has {FRAMES}")
+    for name in ("patients", "slices", "frames", "resolution"):
+        if arguments.data is not None and getattr(arguments, name) != getattr(Arguments, name):
+            raise InputError(f"--{name} is of the phantom's test set; --data judges all there is")
+    if arguments.order_by is not None and arguments.data is None:
+        raise InputError("--order-by is of the series in --data; the phantom has no use for it")
+    registrar = load(arguments.checkpoint)
+    announce_device()
+    if arguments.data is None:
+        name, sizes = "phantom", {key: getattr(arguments, key) for key in ("patients", "slices", "frames")}
+        cases = phantom_patients(registrar.config.phantom, arguments.resolution, **sizes)
+    else:
+        files = unseen_patients(arguments.checkpoint, find_patients(arguments.data))
+        series = read_series(files, order_by=arguments.order_by, progress=True)
+        name, cases = arguments.data.resolve().name, series_cases(series, arguments.data)
+        print("".join(f"{one}\n" for one in unjudged_landmarks(cases)), end="")
+        print(f"{len(files)} unseen patients: {', '.join(files)}")
+    shipped = str(arguments.checkpoint) == package.NAME
+    output = arguments.output or (Path() if shipped else arguments.checkpoint) / f"eval-{name}"
+    output.mkdir(parents=True, exist_ok=True)
+    methods = [
+        identity(),
+        network(registrar),
+        network(registrar, refine=arguments.refine, steps=arguments.refined_steps or max(12, registrar.config.model.steps)),
+        bspline_method(arguments.baseline, spacing=arguments.spacing),
+    ]
+    print_tables(evaluate(registrar, methods, cases, output), f"{name}, unseen pairs")
+    print(f"report: {output / 'report.html'}   numbers: {output / 'results.json'}   pairs: {output / 'pairs.csv'}")

@@ -1,0 +1,200 @@
+"""Motion correction: every frame of a recording brought into the position of one, and what a user wants to know of it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from r2n2_jax.data.fixed_frame import mean_intensity_frame, mean_position_frame, position_curve
+from r2n2_jax.errors import InputError
+from r2n2_jax.evaluation.cases import Case
+from r2n2_jax.evaluation.metrics import concatenate, log_jacobian, measure
+from r2n2_jax.evaluation.series_report import Corrected, write_series_report
+from r2n2_jax.io.files import write_json
+from r2n2_jax.io.geometry import Geometry, points_to_px, to_px
+from r2n2_jax.io.images import write_displacement, write_image
+from r2n2_jax.io.landmarks import landmark_names, place_landmarks, write_landmarks
+from r2n2_jax.io.mapped import mapped, release
+from r2n2_jax.io.recording import Recording
+from r2n2_jax.registration.registrar import REFINE, Registrar
+from r2n2_jax.registration.result import CONVENTION, Registration
+
+FixedFrame = int | Literal["mean-position", "mean-intensity"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a recording is registered, and what is written."""
+
+    fixed_frame: FixedFrame = "mean-position"
+    """The frame that the others are brought to: its number, counted from 0, or how it is chosen."""
+    steps: int | None = None
+    """Local transformations a frame; by default as many as in training."""
+    refine: int = REFINE
+    """Steps of instance refinement: the transformations found are fitted to each frame alone, so many steps at the model's
+    resolution and half as many at twice that, where the images have it. 0: the network alone."""
+    fields: bool = True
+    """Write the displacement fields."""
+
+
+def correct(
+    registrar: Registrar,
+    recording: Recording,
+    folder: Path,
+    *,
+    options: Options,
+    masks: list[np.ndarray] | None = None,
+    landmarks: Path | None = None,
+    progress: bool = True,
+) -> list[Corrected]:
+    """Registers every slice of a recording and writes everything to ``folder``.
+
+    Args:
+        registrar: the network.
+        recording: what to register.
+        folder: an existing, empty folder.
+        options: how.
+        masks: ``[H, W]`` bool a slice: the fixed frame's pixels that refinement and the image measures look at.
+        landmarks: a landmark file; its points of the fixed frames are carried to all others.
+        progress: show a bar.
+
+    Returns:
+        one result a slice.
+
+    Raises:
+        InputError: where there is no frame of the asked number, or no landmark in a fixed frame.
+    """
+    chosen = [_choose(frames, options.fixed_frame) for frames in recording.frames]
+    points = None if landmarks is None else _points(landmarks, recording, chosen)
+    total = sum(len(frames) for frames in recording.frames)
+    results = []
+    with tqdm(total=total, unit="frame", disable=None if progress else True) as bar:
+        for index, fixed in enumerate(chosen):
+            mask = None if masks is None else masks[index]
+            of_slice = None if points is None else points[index]
+            results.append(_correct_slice(registrar, recording, index, fixed, mask, of_slice, folder, options, bar))
+    recording.write(folder, [result.warped for result in results])
+    _write_parameters(folder / "parameters.json", results)
+    if landmarks is not None:
+        _write_points(folder / "points.csv", recording, results, landmark_names(landmarks))
+    write_series_report(folder, recording, results)
+    return results
+
+
+def _choose(frames: np.ndarray, asked: FixedFrame) -> int:
+    if asked == "mean-position":
+        return mean_position_frame(frames)
+    if asked == "mean-intensity":
+        return mean_intensity_frame(frames)
+    if not 0 <= asked < len(frames):
+        raise InputError(f"--fixed-frame {asked}: the recording has the frames 0 to {len(frames) - 1}")
+    return asked
+
+
+def _points(path: Path, recording: Recording, chosen: list[int]) -> list[np.ndarray | None]:
+    """``[T, points, 2]`` a slice, normalised; NaN where a frame lacks one."""
+    shapes, spacings = [one.shape for one in recording.geometries], [one.spacing for one in recording.geometries]
+    found = place_landmarks(path, [len(frames) for frames in recording.frames], shapes, spacings)
+    for number, points in found.items():
+        if not np.isfinite(points[chosen[number]]).any():
+            raise InputError(f"{path}: no point in frame {chosen[number]} of slice {number}, the fixed one (see --fixed-frame)")
+    return [found.get(number) for number in range(len(recording.frames))]
+
+
+def _correct_slice(
+    registrar: Registrar,
+    recording: Recording,
+    index: int,
+    fixed: int,
+    mask: np.ndarray | None,
+    points: np.ndarray | None,
+    folder: Path,
+    options: Options,
+    bar: tqdm,
+) -> Corrected:
+    frames, geometry = recording.frames[index], recording.geometries[index]
+    fixed_frames = np.broadcast_to(frames[fixed], frames.shape)
+    warped, inside = mapped(frames.shape), mapped(frames.shape, kind=bool)
+    parts, done = [], 0
+    for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, steps=options.steps, refine=options.refine):
+        count = len(chunk.warped)
+        part = slice(done, done + count)
+        case = Case("", "", fixed_frames[part], frames[part], geometry.spacing[:2])
+        if mask is not None:
+            case = case._replace(region=np.broadcast_to(mask, frames[part].shape))
+        if points is not None:
+            case = case._replace(
+                fixed_landmarks=np.broadcast_to(points[fixed], points[part].shape), moving_landmarks=points[part]
+            )
+        _write_maps(folder, index, done, chunk.displacement, geometry, fields=options.fields)
+        warped[part], inside[part] = chunk.warped, chunk.inside
+        parts.append(_summary(chunk, case, geometry))
+        done += count
+        release(frames)
+        release(warped)
+        release(inside)
+        bar.update(count)
+    return Corrected(
+        fixed,
+        position_curve(frames),
+        warped,
+        inside,
+        np.concatenate([part["largest"] for part in parts]),
+        np.concatenate([part["mean"] for part in parts]),
+        concatenate([part["before"] for part in parts]),
+        concatenate([part["after"] for part in parts]),
+        [one for part in parts for one in part["parameters"]],
+        None if points is None else np.concatenate([part["points"] for part in parts]),
+    )
+
+
+def _write_maps(folder: Path, index: int, first: int, displacement: np.ndarray, geometry: Geometry, *, fields: bool) -> None:
+    """Of the frames ``first, first + 1, ...`` the displacement as ITK applies it, and the log-Jacobian map."""
+    for name in ("fields", "log_jacobian") if fields else ("log_jacobian",):
+        (folder / name / f"slice_{index}").mkdir(parents=True, exist_ok=True)
+    for frame, (field, change) in enumerate(zip(displacement, log_jacobian(displacement), strict=True), start=first):
+        file = Path(f"slice_{index}") / f"frame_{frame:04d}.nii.gz"
+        if fields:
+            write_displacement(folder / "fields" / file, field, geometry)
+        write_image(folder / "log_jacobian" / file, change, geometry)
+
+
+def _write_parameters(path: Path, results: list[Corrected]) -> None:
+    described = [
+        {
+            "slice": index,
+            "fixed_frame": result.fixed,
+            "convention": CONVENTION,
+            "frames": [frame["transformations"] for frame in result.parameters],
+        }
+        for index, result in enumerate(results)
+    ]
+    write_json(path, described)
+
+
+def _write_points(path: Path, recording: Recording, results: list[Corrected], names: list[str]) -> None:
+    carried = {
+        index: points_to_px(result.points, geometry.shape) * np.asarray(geometry.spacing[:2])
+        for index, (result, geometry) in enumerate(zip(results, recording.geometries, strict=True))
+        if result.points is not None
+    }
+    write_landmarks(path, carried, names=names)
+
+
+def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, Any]:
+    """The numbers that are kept of a chunk."""
+    lengths = np.linalg.norm(to_px(chunk.displacement, geometry.shape) * np.asarray(geometry.spacing[:2]), axis=-1)
+    one = [chunk.frame(t) for t in range(len(chunk.warped))]
+    carried = None
+    if case.fixed_landmarks is not None:
+        carried = np.stack([pair.points(points) for pair, points in zip(one, case.fixed_landmarks, strict=True)])
+    return {
+        "largest": lengths.max(axis=(1, 2)),
+        "mean": lengths.mean(axis=(1, 2)),
+        "before": measure(case, np.zeros_like(chunk.displacement)),
+        "after": measure(case, chunk.displacement),
+        "parameters": [pair.describe() for pair in one],
+        "points": carried,
+    }

@@ -1,0 +1,160 @@
+"""Registers two images, ``python register.py --fixed A --moving B --output OUT``, or all frames of series.
+
+A series, ``--series FOLDER_OR_FILE``, is a DICOM folder, numbered pictures, or a file with a time axis. Of several, each gets a
+folder of its name in OUT; where SLURM, Open MPI or JAX's variables start several processes, they share them.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from r2n2_jax.commands.command_line import announce_device, parse, run
+from r2n2_jax.commands.motion_correction import Options, correct
+from r2n2_jax.config import Precision
+from r2n2_jax.data.sample import sample_landmarks, sample_pair
+from r2n2_jax.errors import InputError
+from r2n2_jax.evaluation.cases import pair_case
+from r2n2_jax.evaluation.figures import save_registration
+from r2n2_jax.evaluation.metrics import measure
+from r2n2_jax.evaluation.report import PICTURE
+from r2n2_jax.evaluation.series_report import summary_rows
+from r2n2_jax.evaluation.tables import print_table
+from r2n2_jax.io.dicom import OrderBy
+from r2n2_jax.io.files import check_output, new_folder
+from r2n2_jax.io.images import read_image, read_mask
+from r2n2_jax.io.recording import Recording, read_recording
+from r2n2_jax.pretrained import package
+from r2n2_jax.registration.registrar import Registrar, load
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(Options):
+    """What ``register.py`` is told."""
+
+    checkpoint: Path = Path(package.NAME)
+    """The --workdir of a training run, whose best step registers; by default the weights that come with the package."""
+    precision: Precision | None = None
+    """What the network's convolutions compute with; by default as in training. Refinement is float32 either way."""
+    output: Path = dataclasses.field(kw_only=True)
+    """A new folder for everything that is written."""
+    fixed: Path | None = None
+    """Of a pair: the image that stays, of any format that SimpleITK reads."""
+    moving: Path | None = None
+    """Of a pair: the image that is brought into its position."""
+    sample: bool = False
+    """Instead of images of yours: register the two frames of a phantom that come with the package."""
+    series: tuple[Path, ...] = ()
+    """Instead of a pair: a series, or several, whose frames are all brought to one."""
+    order_by: OrderBy | None = None
+    """Of a DICOM series: the entry that orders the frames, where more than one or none does."""
+    spacing: tuple[float, float] | None = None
+    """Millimetres between pixels along x and y, for a series whose files hold none."""
+    mask: Path | None = None
+    """An image on the fixed one's grid, not zero where refinement and the image measures look."""
+    points: Path | None = None
+    """Of a series: a landmark file (slice, frame, point, x_mm, y_mm); those of the fixed frame are carried to all others."""
+
+
+def command() -> int:
+    """Runs it and returns its exit code."""
+    return run(main, share_cores=True)
+
+
+def main() -> None:
+    """Reads, checks, registers, writes."""
+    arguments = parse(Arguments, description=__doc__)
+    named = arguments.fixed is not None or arguments.moving is not None
+    if named + bool(arguments.series) + arguments.sample != 1 or (named and None in (arguments.fixed, arguments.moving)):
+        raise InputError("name --fixed and --moving, two images; or --series, all frames of one; or --sample")
+    if not arguments.series:
+        _refuse_series_options(arguments)
+        check_output(arguments.output)
+        with sample_pair() as (fixed, moving):
+            _pair(dataclasses.replace(arguments, fixed=fixed, moving=moving) if arguments.sample else arguments)
+        print(f"written: {arguments.output}")
+        return
+    outputs = _outputs(arguments)
+    registrar = _load(arguments)
+    for path, output in list(outputs.items())[jax.process_index() :: jax.process_count()]:
+        _series(registrar, path, output, arguments)
+        print(f"written: {output}")
+
+
+def _outputs(arguments: Arguments) -> dict[Path, Path]:
+    """The folder for every series, each of them new or empty."""
+    if len(arguments.series) == 1:
+        outputs = {arguments.series[0]: arguments.output}
+    else:
+        for name in ("mask", "points"):
+            if getattr(arguments, name) is not None:
+                raise InputError(f"--{name} is of one series; register it alone")
+        outputs = {path: arguments.output / path.resolve().name.split(".")[0] for path in arguments.series}
+        if len(set(outputs.values())) < len(arguments.series):
+            raise InputError("two --series have the same name; rename one, or register them one by one")
+    for path, output in outputs.items():
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        check_output(output)
+    return outputs
+
+
+def _refuse_series_options(arguments: Arguments) -> None:
+    for name in ("fixed_frame", "fields", "order_by", "spacing", "points"):
+        if getattr(arguments, name) != getattr(Arguments, name):
+            raise InputError(f"--{name.replace('_', '-')} is for --series; a pair has no use for it")
+
+
+def _pair(arguments: Arguments) -> None:
+    fixed, moving = read_image(arguments.fixed), read_image(arguments.moving)
+    mask = None if arguments.mask is None else read_mask(arguments.mask, [fixed.geometry])[0]
+    registrar = _load(arguments)
+    result = registrar.register(fixed, moving, steps=arguments.steps, refine=arguments.refine, mask=mask)
+    with new_folder(arguments.output) as folder:
+        result.write(folder)
+        save_registration(folder / PICTURE, fixed.pixels, result, mask=mask, aspect=fixed.geometry.aspect)
+    if not result.covered.all():
+        covered = f"{100 * result.covered.mean():.0f} %"
+        print(f"by position the moving image covers {covered} of the fixed one, on whose grid the results are")
+    case = pair_case(fixed, result, mask, landmarks=sample_landmarks() if arguments.sample else None)
+    before, after = measure(case, np.zeros_like(result.displacement)[None]), measure(case, result.displacement[None])
+    print(f"masked MSE of the standardised images: {before.mse[0]:.4f} before, {after.mse[0]:.4f} after")
+    print(f"NCC: {before.ncc[0]:.4f} before, {after.ncc[0]:.4f} after; folded {100 * after.folded[0]:.3f} %")
+    if after.tre_mm is not None:
+        print(f"TRE, the mean distance of landmarks: {before.tre_mm[0]:.2f} mm before, {after.tre_mm[0]:.2f} mm after")
+    print(f"picture: {arguments.output / PICTURE}")
+
+
+def _series(registrar: Registrar, path: Path, output: Path, arguments: Arguments) -> None:
+    recording = _with_spacing(path, read_recording(path, order_by=arguments.order_by), arguments)
+    frames = recording.frames
+    masks = None if arguments.mask is None else read_mask(arguments.mask, recording.geometries)
+    count, (height, width) = len(frames[0]), frames[0].shape[1:]
+    print(f"{len(frames)} slice(s), {count} frames in the order of {recording.order}, {width} x {height} pixels")
+    options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
+    with new_folder(output) as folder:
+        results = correct(registrar, recording, folder, options=options, masks=masks, landmarks=arguments.points)
+    print_table(*summary_rows(results), title="every frame against the fixed one, means over the others")
+    worse = np.concatenate([one.after.mse > one.before.mse for one in results]).mean()
+    if worse > 0.5:
+        print(
+            f"{100 * worse:.0f} % of the frames match worse than before: the network does not know this kind of motion. "
+            "Refine its answer (--refine 20), train on series like this one (train.py --data), and look at the report."
+        )
+
+
+def _with_spacing(path: Path, recording: Recording, arguments: Arguments) -> Recording:
+    if arguments.spacing is not None:
+        if not all(0 < millimetres < np.inf for millimetres in arguments.spacing):
+            raise InputError(f"--spacing {arguments.spacing}: positive millimetres are needed")
+        return recording.with_spacing(arguments.spacing)
+    if not recording.spacing_known:
+        print(f"{path}: no spacing in the files; millimetres are pixels here (--spacing X Y sets it)")
+    return recording
+
+
+def _load(arguments: Arguments) -> Registrar:
+    registrar = load(arguments.checkpoint, precision=arguments.precision)
+    announce_device()
+    return registrar

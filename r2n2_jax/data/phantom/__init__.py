@@ -1,0 +1,1 @@
+"""The built-in phantom: a breathing thorax whose every motion is a formula."""

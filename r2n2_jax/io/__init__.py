@@ -1,0 +1,1 @@
+"""What is read and written: images, series, landmarks, folders. The only place that knows a file format."""

@@ -1,0 +1,313 @@
+"""Image files in and out: the only place that knows SimpleITK. Arrays are ``[*spatial]`` float32 in array order."""
+
+import contextlib
+import gzip
+import math
+import os
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+
+from r2n2_jax.errors import InputError
+from r2n2_jax.io.geometry import Geometry, pixel_grid, to_physical_mm
+from r2n2_jax.io.mapped import mapped, release
+from r2n2_jax.io.nifti import count_not_finite
+
+
+class Image(NamedTuple):
+    """One image and where it lies.
+
+    Attributes:
+        pixels: ``[*spatial]`` float32, axes of one pixel dropped.
+        geometry: of the file; of an array, its pixels.
+        name: what messages call it: the file's path, where there is one.
+        kind: the type of the file's own pixels.
+        is_array: whether it is a bare array, which lies nowhere.
+    """
+
+    pixels: np.ndarray
+    geometry: Geometry
+    name: str
+    kind: np.dtype = np.dtype(np.float32)
+    is_array: bool = False
+
+
+_LEAST_PIXELS = 8
+_VALUES_AT_ONCE = 1 << 23  # of a long file: compressed ones are decoded from their beginning for every part
+
+ImageLike = np.ndarray | sitk.Image | Image
+
+
+def read_image(path: Path) -> Image:
+    """Reads one 2D or 3D image of any format that SimpleITK knows; colour becomes luminance.
+
+    Raises:
+        InputError: where the file is missing, not an image, a series, not finite, or constant.
+    """
+    image = _read(path)
+    kind = sitk.GetArrayViewFromImage(image).dtype
+    if image.GetNumberOfComponentsPerPixel() in (3, 4):
+        red, green, blue = (sitk.Cast(sitk.VectorIndexSelectionCast(image, channel), sitk.sitkFloat32) for channel in range(3))
+        # Rec. 601 luma; a grey picture stored as colour comes out unchanged.
+        image = 0.299 * red + 0.587 * green + 0.114 * blue
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{path}: {image.GetNumberOfComponentsPerPixel()} values per pixel; a grey or RGB image is needed")
+    geometry = _geometry(image)
+    if len(geometry.axes) not in (2, 3):
+        raise InputError(f"{path}: an image of size {image.GetSize()}; a 2D or 3D image is needed")
+    pixels = sitk.GetArrayFromImage(image).astype(np.float32).reshape(geometry.shape)
+    if len(geometry.axes) == 3 and min(geometry.shape) < _LEAST_PIXELS:
+        raise InputError(f"{path}: a volume of size {geometry.size}, x, y, slice; take one of its slices")
+    check_pixels(pixels, str(path))
+    return Image(pixels, geometry, str(path), kind)
+
+
+def read_frames(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Reads a 2D+t file: axes x, y, slice, frame, or x, y, frame.
+
+    Returns:
+        ``[frames, slices, H, W]`` float32, mapped, and the file's geometry with time as its last axis.
+
+    Raises:
+        InputError: where the file is missing, not an image, not 2D+t, has fewer than two frames, or bad pixels.
+    """
+    reader, geometry, shape = _open_2d_t(path)
+    pixels = mapped(shape)
+    for first, part in _parts(path, reader, shape):
+        for frame, slice_ in np.ndindex(part.shape[:2]):
+            pixels[first + frame, slice_] = part[frame, slice_]
+            check_pixels(pixels[first + frame, slice_], f"{path} (slice {slice_}, frame {first + frame})")
+            release(pixels)
+    return pixels, geometry
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Reads the labels of a 2D+t file's pixels, as ``read_frames`` reads their intensities.
+
+    Returns:
+        ``[frames, slices, H, W]`` int32; 0 is background.
+
+    Raises:
+        InputError: where the file is missing, not an image, not 2D+t, or holds other numbers than 0, 1, 2, ...
+    """
+    reader, _, shape = _open_2d_t(path)
+    labels = np.concatenate([part for _, part in _parts(path, reader, shape)])
+    if (labels < 0).any() or (labels != np.floor(labels)).any():
+        raise InputError(f"{path}: not labels; a mask holds whole numbers, 0 the background, 1, 2, ... the organs")
+    return labels.astype(np.int32)
+
+
+def read_mask(path: Path, geometries: Sequence[Geometry]) -> list[np.ndarray]:
+    """Reads the mask of one image or of a recording's slices: bool arrays, True where the file is not zero.
+
+    Args:
+        path: an image file; axes of one pixel may be missing.
+        geometries: of the images it belongs to.
+
+    Raises:
+        InputError: where the file is missing, not an image, of another size, zero in all of a slice, or lies elsewhere.
+    """
+    image = _read(path)
+    values, first = sitk.GetArrayFromImage(image), geometries[0]
+    shape = (len(geometries), *first.shape)
+    if [n for n in values.shape if n > 1] != [n for n in shape if n > 1]:
+        asked = (*first.size[:2], *((len(geometries),) if len(geometries) > 1 else first.size[2:]))
+        raise InputError(f"{path}: a mask of size {image.GetSize()}; what it belongs to has {asked}")
+    own = _geometry(image)
+    if own.is_placed and first.is_placed and len(own.size) == len(first.size):
+        near = np.allclose(own.origin, first.origin, rtol=0.0, atol=0.01 * min(first.spacing))
+        turned = np.allclose(own.direction, first.direction, rtol=0.0, atol=0.01)
+        if not (near and turned and np.allclose(own.spacing[:2], first.spacing[:2], rtol=0.01)):
+            raise InputError(f"{path}: the mask lies elsewhere, {own}; what it belongs to has {first}")
+    masks = list(values.reshape(shape) != 0)
+    for index, mask in enumerate(masks):
+        if not mask.any():
+            raise InputError(f"{path}: a mask that is zero everywhere" + (f" in slice {index}" if len(masks) > 1 else ""))
+    return masks
+
+
+def check_pixels(pixels: np.ndarray, name: str) -> None:
+    """Refuses what cannot be registered.
+
+    Raises:
+        InputError: where pixels are not finite, all the same, or fewer than 8 along an axis.
+    """
+    if min(pixels.shape) < _LEAST_PIXELS:
+        raise InputError(f"{name}: of shape {pixels.shape}; at least {_LEAST_PIXELS} pixels along every axis are needed")
+    if not np.isfinite(pixels).all():
+        raise _not_finite(name, np.count_nonzero(~np.isfinite(pixels)))
+    if pixels.min() == pixels.max():
+        raise InputError(f"{name}: constant, every pixel is {pixels.flat[0]:g}; there is nothing to register")
+
+
+def as_image(image: ImageLike, name: str) -> Image:
+    """What a user may pass as an image: an array lies on a grid of its own pixels, a SimpleITK image where it says.
+
+    Raises:
+        InputError: where it holds several values a pixel.
+    """
+    if isinstance(image, Image):
+        return image
+    if isinstance(image, sitk.Image):
+        if image.GetNumberOfComponentsPerPixel() != 1:
+            raise InputError(f"{name}: {image.GetNumberOfComponentsPerPixel()} values per pixel; a grey image is needed")
+        geometry = _geometry(image)
+        return Image(sitk.GetArrayFromImage(image).astype(np.float32).reshape(geometry.shape), geometry, name)
+    pixels = np.asarray(image, np.float32)
+    return Image(pixels, pixel_grid(pixels.shape), name, is_array=True)
+
+
+def displacement_transform(displacement: np.ndarray, geometry: Geometry) -> sitk.Transform:
+    """A normalised field on a grid as a SimpleITK transform of physical points, fixed to moving."""
+    vectors = sitk.GetImageFromArray(to_physical_mm(displacement, geometry), isVector=True)
+    _place(vectors, geometry)
+    return sitk.DisplacementFieldTransform(vectors)
+
+
+def write_image(path: Path, pixels: np.ndarray, geometry: Geometry) -> None:
+    """Writes ``pixels [*geometry.shape]`` on the file grid of ``geometry``; the suffix decides the format."""
+    _write(path, sitk.GetImageFromArray(pixels.reshape(tuple(reversed(geometry.size))), isVector=False), geometry)
+
+
+def write_picture(path: Path, pixels: np.ndarray, kind: np.dtype, geometry: Geometry) -> None:
+    """Writes ``pixels`` rounded into the range of ``kind``, grey."""
+    if np.issubdtype(kind, np.integer):
+        limits = np.iinfo(kind)
+        pixels = np.clip(np.round(pixels), limits.min, limits.max)
+    write_image(path, pixels.astype(kind), geometry)
+
+
+def write_displacement(path: Path, displacement: np.ndarray, geometry: Geometry) -> None:
+    """Writes a normalised field as an ITK displacement field: a vector image in millimetres, physical axes.
+
+    The field of a single slice is written as two equal slices: NIfTI readers take a vector image of one slice for a 2D one.
+    """
+    vectors = to_physical_mm(displacement, geometry).astype(np.float32)
+    if len(geometry.size) == 3 and geometry.size[2] == 1:
+        vectors = np.repeat(vectors, 2, axis=0)
+    _write(path, sitk.GetImageFromArray(vectors, isVector=True), geometry)
+
+
+def _open_2d_t(path: Path) -> tuple[sitk.ImageFileReader, Geometry, tuple[int, ...]]:
+    """A reader that knows the file's header, the file's geometry, and the shape ``[frames, slices, H, W]`` of what it holds."""
+    reader = _open(path)
+    if reader.GetNumberOfComponents() != 1:
+        raise InputError(f"{path}: {reader.GetNumberOfComponents()} values per pixel; a grey series is needed")
+    shape = tuple(reversed(reader.GetSize()))
+    if len(shape) == 3:
+        shape = (shape[0], 1, *shape[1:])
+    if len(shape) != 4:
+        raise InputError(f"{path}: {len(shape)}D; a series has the axes x, y, slice, frame, or x, y, frame")
+    # Of one frame ITK drops the last axis, and the slices would pass for frames.
+    if shape[0] < 2 or (reader.HasMetaDataKey("vox_offset") and _nifti_size(reader)[3:4] == [1]):
+        raise InputError(f"{path}: a series of one frame; at least two frames are needed")
+    return reader, _geometry(reader), shape
+
+
+def _parts(path: Path, reader: sitk.ImageFileReader, shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
+    """A few frames at a time, with the number of the first: where the format allows, no more are held."""
+    size = reader.GetSize()
+    at_once = max(1, _VALUES_AT_ONCE // math.prod(size[:-1]))
+    for first in range(0, size[-1], at_once):
+        count = min(at_once, size[-1] - first)
+        reader.SetExtractIndex((*(0,) * (len(size) - 1), first))
+        reader.SetExtractSize((*size[:-1], count))
+        yield first, sitk.GetArrayFromImage(_execute(path, reader)).reshape(count, *shape[1:])
+
+
+def _geometry(image: sitk.Image | sitk.ImageFileReader) -> Geometry:
+    return Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def _place(image: sitk.Image, geometry: Geometry) -> None:
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+
+
+def _read(path: Path) -> sitk.Image:
+    return _execute(path, _open(path))
+
+
+def _open(path: Path) -> sitk.ImageFileReader:
+    """A reader that knows the file's header; nothing is missing at the file's end."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name one image file")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _readable(path):
+        reader.ReadImageInformation()
+        _check_whole(path, reader)
+    return reader
+
+
+def _execute(path: Path, reader: sitk.ImageFileReader) -> sitk.Image:
+    with _readable(path):
+        return reader.Execute()
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        with _without_itks_own_words():
+            yield
+    except (RuntimeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}: not an image that can be read (truncated, or not of a known format)") from error
+
+
+def _check_whole(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Raises EOFError for the two formats of which ITK reads a truncated file without a word: NIfTI and JPEG."""
+    if reader.HasMetaDataKey("vox_offset"):
+        header = {key: float(reader.GetMetaData(key)) for key in ("vox_offset", "datatype", "bitpix")}
+        bad = count_not_finite(
+            path,
+            datatype=int(header["datatype"]),
+            bits=int(header["bitpix"]),
+            first=int(header["vox_offset"]),
+            values=math.prod(_nifti_size(reader)),
+        )
+        if bad:
+            raise _not_finite(path, bad)
+    elif path.suffix.lower() in (".jpg", ".jpeg"):
+        # Only a picture that goes on to its end has the end's marker behind its last scan's; a thumbnail's lies before.
+        content = path.read_bytes()
+        if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+            raise EOFError
+
+
+def _nifti_size(reader: sitk.ImageFileReader) -> list[int]:
+    """As the file has it: ITK drops axes of one pixel from its end."""
+    return [int(reader.GetMetaData(f"dim[{axis}]")) for axis in range(1, int(reader.GetMetaData("dim[0]")) + 1)]
+
+
+def _not_finite(name: object, count: int) -> InputError:
+    return InputError(f"{name}: {count} pixels are NaN or infinite; fill them first")
+
+
+@contextlib.contextmanager
+def _without_itks_own_words() -> Iterator[None]:
+    """Some of ITK's readers write to the process's error stream besides failing; the error is told once, by us."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _write(path: Path, image: sitk.Image, geometry: Geometry) -> None:
+    try:
+        _place(image, geometry)
+        sitk.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError as error:
+        raise OSError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1]})") from error

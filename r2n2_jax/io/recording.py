@@ -1,0 +1,177 @@
+"""A recording: every slice of an object over time, read from DICOM folders, numbered pictures or files with a time axis."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from r2n2_jax.errors import InputError
+from r2n2_jax.io.dicom import OrderBy, find_dicom, read_dicom_pixels, read_dicom_series, write_dicom_series
+from r2n2_jax.io.geometry import Geometry, pixel_grid
+from r2n2_jax.io.images import Image, check_pixels, read_frames, read_image, write_image, write_picture
+from r2n2_jax.io.mapped import mapped, release, rows
+
+Spacing = tuple[float, float]
+NUMBERED = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """Slices over time, and how to write frames like them.
+
+    Attributes:
+        frames: ``[T, H, W]`` float32 a slice.
+        geometries: of one frame of each slice.
+        order: what the frames' order in time was taken from.
+        times: seconds from the first frame, ``[T]`` a slice, or None where they are not known.
+        spacing_known: False where the files hold none.
+        write: ``(folder, frames)``: writes frames of the same shapes in the recording's own format; returns what it wrote. With
+            the option ``spacing``, millimetres along ``(x, y)``, in the place of the recording's.
+    """
+
+    frames: list[np.ndarray]
+    geometries: list[Geometry]
+    order: str
+    times: list[np.ndarray | None]
+    spacing_known: bool
+    write: Callable[..., Path]
+
+    def with_spacing(self, spacing: Spacing) -> "Recording":
+        """The same with another spacing along ``(x, y)``, millimetres."""
+        new = [one._replace(spacing=(*spacing, *one.spacing[2:])) for one in self.geometries]
+        return dataclasses.replace(
+            self, geometries=new, spacing_known=True, write=functools.partial(self.write, spacing=spacing)
+        )
+
+
+def read_recording(path: Path, *, order_by: OrderBy | None = None) -> Recording:
+    """Reads a folder of DICOM files or numbered pictures, or one file with the axes x, y, [slice,] frame.
+
+    Args:
+        path: the folder or file.
+        order_by: the DICOM entry to order frames by, where it is ambiguous.
+
+    Raises:
+        InputError: where nothing can be read, frames do not match each other, or their order is not known.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    dicom = find_dicom(path)
+    if dicom:
+        return _from_dicom(path, dicom, order_by)
+    if order_by is not None:
+        raise InputError(f"{path}: --order-by is for folders of DICOM files; nothing else needs it")
+    return _from_pictures(path) if path.is_dir() else _from_file(path)
+
+
+def _from_dicom(path: Path, files: list[Path], order_by: OrderBy | None) -> Recording:
+    slices = read_dicom_series(files, order_by=order_by)
+    frames = [_checked(read_dicom_pixels(one.frames), f"{path}, slice {index}") for index, one in enumerate(slices)]
+
+    def write(folder: Path, registered: Sequence[np.ndarray], *, spacing: Spacing | None = None) -> Path:
+        (folder / "warped").mkdir()
+        write_dicom_series(folder / "warped", slices, list(registered), description="registered", spacing=spacing)
+        return folder / "warped"
+
+    known = slices[0].frames[0].spacing is not None
+    return Recording(frames, [one.geometry for one in slices], slices[0].order_by, [one.times for one in slices], known, write)
+
+
+def _from_file(path: Path) -> Recording:
+    pixels, whole = read_frames(path)
+    axes = len(whole.size) - 1
+    direction = np.reshape(whole.direction, (axes + 1, axes + 1))[:axes, :axes]
+    if not np.allclose(direction @ direction.T, np.eye(axes), atol=1e-3):
+        raise InputError(
+            f"{path}: its direction mixes space with the last axis, which is time here; a slice turned in space needs "
+            "the axes x, y, slice, frame"
+        )
+    step = direction[:, -1] * whole.spacing[axes - 1] if axes == 3 else np.zeros(axes)
+    geometries = []
+    for index in range(pixels.shape[1]):
+        origin = tuple(np.asarray(whole.origin[:axes]) + index * step)
+        size = (*whole.size[:2], 1)[:axes]
+        geometries.append(Geometry(size, whole.spacing[:axes], origin, tuple(direction.ravel())))
+
+    def write(folder: Path, registered: Sequence[np.ndarray], *, spacing: Spacing | None = None) -> Path:
+        suffix = "".join(path.suffixes[-2:]) if path.name.lower().endswith(".nii.gz") else path.suffix
+        target = folder / f"warped{suffix.lower()}"
+        new = (*(spacing or whole.spacing[:2]), *whole.spacing[2:])
+        stacked = mapped((len(pixels), len(registered), *pixels.shape[2:]))
+        for index, frames in enumerate(registered):
+            for row, frame in zip(rows(stacked), rows(frames), strict=True):
+                row[index] = frame
+        write_image(target, stacked, whole._replace(spacing=new))
+        return target
+
+    # A time axis of spacing 1 is what a file without times is read with.
+    interval = whole.spacing[-1]
+    times = None if interval == 1.0 else interval * np.arange(len(pixels))
+    split = [pixels[:, index] for index in range(pixels.shape[1])]
+    return Recording(split, geometries, "the file", [times] * len(split), _is_known(whole.spacing), write)
+
+
+def _from_pictures(path: Path) -> Recording:
+    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in NUMBERED and not file.name.startswith(".")]
+    if len(files) < 2:
+        raise InputError(
+            f"{path}: {len(files)} pictures and no DICOM files; a folder of DICOM files or of numbered pictures "
+            f"({', '.join(NUMBERED)}) of one series is needed"
+        )
+    numbers = {file: _number(file) for file in files}
+    for file, number in numbers.items():
+        twin = next((other for other, n in numbers.items() if n == number and other != file), None)
+        if twin is not None:
+            raise InputError(f"{path}: {file.name} and {twin.name} are both frame {number}; every frame needs its own number")
+    files.sort(key=lambda file: numbers[file])
+    first = read_image(files[0])
+    frames, kinds = mapped((len(files), *first.pixels.shape)), []
+    for index, file in enumerate(files):
+        image = read_image(file)
+        _check_like(files[0], first, file, image)
+        frames[index] = image.pixels
+        release(frames)
+        kinds.append(image.kind)
+    # Dots per inch, which some readers take for a spacing, say nothing of a body.
+    geometry = pixel_grid(first.geometry.size[::-1])
+
+    def write(folder: Path, registered: Sequence[np.ndarray], *, spacing: Spacing | None = None) -> Path:
+        placed = geometry if spacing is None else geometry._replace(spacing=spacing)
+        (folder / "warped").mkdir()
+        for file, kind, pixels in zip(files, kinds, rows(registered[0]), strict=True):
+            lossless = ".png" if file.suffix.lower() in (".jpg", ".jpeg", ".bmp") else file.suffix
+            write_picture(folder / "warped" / f"{file.stem}{lossless}", pixels, kind, placed)
+        return folder / "warped"
+
+    return Recording([frames], [geometry], "the numbers in the names", [None], False, write)
+
+
+def _is_known(spacing: Sequence[float]) -> bool:
+    """Every format without spacing is read as 1 x 1."""
+    return not np.allclose(spacing[:2], 1.0, rtol=1e-3)
+
+
+def _number(file: Path) -> int:
+    """The last number in a file's name."""
+    digits = re.findall(r"\d+", file.stem)
+    if not digits:
+        raise InputError(f"{file}: no number in its name to order the frames by")
+    return int(digits[-1])
+
+
+def _check_like(first_file: Path, first: Image, file: Path, image: Image) -> None:
+    if len(image.geometry.axes) != 2:
+        raise InputError(f"{file}: {len(image.geometry.axes)}D; numbered pictures are 2D")
+    for what in ("size", "spacing"):
+        ours, theirs = getattr(first.geometry, what), getattr(image.geometry, what)
+        if ours != theirs:
+            raise InputError(f"{file}: {what} {theirs}, but {first_file.name} has {ours}; a series needs one {what}")
+
+
+def _checked(frames: np.ndarray, name: str) -> np.ndarray:
+    for index, frame in enumerate(rows(frames)):
+        check_pixels(frame, f"{name}, frame {index}")
+    return frames

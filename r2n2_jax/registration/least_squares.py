@@ -1,0 +1,201 @@
+r"""The least-squares problem of ONE pair: T Gaussians, their mismatch, and its normal equations of ``T x 7`` unknowns (2D).
+
+The residuals are the image differences :math:`r(x) = M(x + f_\theta(x)) - F(x)` inside the moving image. With the image's slope
+:math:`\nabla M` at the warped points, every local transformation adds its own columns to the Jacobian, :math:`\nabla M \cdot
+\partial l / \partial\theta`: seven maps made of one Gaussian. The total variation enters as a sum of squares whose weights are
+those of the last step (lagged diffusivity; Vogel and Oman, SIAM Journal on Scientific Computing 17(1), 1996).
+
+What a smooth change of brightness explains does not count (``ops.brightness``).
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r2n2_jax.ops.brightness import brightness_terms, explained
+from r2n2_jax.ops.gaussian import FreeGaussians, covariance, displacement, displacement_and_determinant, from_free
+from r2n2_jax.ops.grid import components, coordinates
+from r2n2_jax.ops.warp import inside, sample
+
+Array = jax.Array
+
+# The field is smooth, so few pixels show its differences; those below the floor, a slope of an eighth, count as squares.
+_TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = 9, 256, 1e-3
+_MOST_PIXELS = 6000  # a hundred unknowns need no more, and the time grows with them
+
+
+class Problem(NamedTuple):
+    """What is compared, of ONE pair.
+
+    Attributes:
+        points: ``[pixels, d]``, the fixed image's pixels that are looked at.
+        fixed: ``[pixels]``, their values.
+        counted: ``[pixels]`` bool, those that count.
+        brightness: ``[terms, pixels]``, what the terms of a smooth change of brightness do to the fixed image.
+        moving: ``[*spatial, 1]``, the whole moving image.
+    """
+
+    points: Array
+    fixed: Array
+    counted: Array
+    brightness: Array
+    moving: Array
+
+
+def pose(fixed: Array, moving: Array, mask: Array | None) -> Problem:
+    """The problem on a lattice of at most ``_MOST_PIXELS`` of the fixed image's pixels."""
+    shape = fixed.shape[:-1]
+    every = -(-math.prod(shape) // _MOST_PIXELS)
+    shear = round(0.618 * every)  # neighbouring rows begin far from each other
+    lattice = np.flatnonzero(sum(n * shear**axis for axis, n in enumerate(np.indices(shape))) % every == 0)
+    counted = jnp.ones(shape, bool) if mask is None else mask
+    points = coordinates(shape).reshape(-1, len(shape))[lattice]
+    values = fixed.ravel()[lattice]
+    return Problem(points, values, counted.ravel()[lattice], brightness_terms(values, points), moving)
+
+
+def objective(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
+    """Masked MSE apart from brightness + ``tv_weight`` * TV, and the Jacobian determinants ``[pixels]`` of the map."""
+    field, determinants = displacement_and_determinant(from_free(free), problem.points)
+    residuals, counted = _residuals(problem, field)
+    terms, solve = explained(problem.brightness, counted)
+    found = terms @ residuals
+    pixels = jnp.maximum(jnp.sum(counted), 1)
+    coarse = displacement(from_free(free), coordinates((_TV_PIXELS,) * field.shape[-1]))
+    return (residuals @ residuals - found @ solve(found)) / pixels + tv_weight * jnp.mean(_steepness(coarse)), determinants
+
+
+def mismatch(problem: Problem, free: FreeGaussians) -> Array:
+    """Masked MSE, with what a change of brightness makes of it."""
+    residuals, counted = _residuals(problem, displacement(from_free(free), problem.points))
+    return residuals @ residuals / jnp.maximum(jnp.sum(counted), 1)
+
+
+def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
+    """Half the objective's curvature ``[7 T, 7 T]``, to the first order of its squares, and half its slope ``[7 T]``."""
+    residuals, rows, counted = _linearised(problem, free)
+    terms, solve = explained(problem.brightness, counted)
+    shared = rows @ terms.T
+    normal = rows @ rows.T - shared @ solve(shared.T)
+    slope = rows @ residuals - shared @ solve(terms @ residuals)
+    pixels = jnp.maximum(jnp.sum(counted), 1)
+    tv_normal, tv_slope = _total_variation(free)
+    return normal / pixels + tv_weight * tv_normal, slope / pixels + tv_weight * tv_slope
+
+
+def flat(free: FreeGaussians) -> Array:
+    """Free parameters as one vector: the first coordinate of all positions, then the second, and so on."""
+    return jnp.concatenate([part.T.ravel() for part in free])
+
+
+def unflat(vector: Array, like: FreeGaussians) -> FreeGaussians:
+    """The inverse of ``flat``."""
+    ends = np.cumsum([part.size for part in like])[:-1]
+    parts = zip(jnp.split(vector, ends), like, strict=True)
+    return FreeGaussians(*(part.reshape(old.shape[::-1]).T for part, old in parts))
+
+
+def _residuals(problem: Problem, field: Array) -> tuple[Array, Array]:
+    """Residuals ``[pixels]``, zero where they do not count; where they do."""
+    moved = problem.points + field
+    counted = inside(moved) & problem.counted
+    return jnp.where(counted, sample(problem.moving, moved)[..., 0] - problem.fixed, 0.0), counted
+
+
+def _linearised(problem: Problem, free: FreeGaussians) -> tuple[Array, Array, Array]:
+    """Residuals ``[pixels]``; their Jacobian, transposed, ``[7 x T, pixels]``, in the order of ``flat``; where they count."""
+    moved = problem.points + displacement(from_free(free), problem.points)
+    value, slopes = _value_and_slopes(problem.moving, moved)
+    counted = inside(moved) & problem.counted
+    slopes = [jnp.where(counted, slope, 0.0) for slope in slopes]
+    bells = jax.vmap(_bell_of)(free)
+    # A loop, whose every turn leaves seven plain arrays: what XLA makes of one array stacked for all is ten times slower.
+    rows = jax.lax.map(lambda bell: _rows(slopes, bell, components(problem.points)), bells)
+    return jnp.where(counted, value - problem.fixed, 0.0), jnp.concatenate(rows), counted
+
+
+def _total_variation(free: FreeGaussians) -> tuple[Array, Array]:
+    """Half the curvature ``[7 T, 7 T]`` and half the slope ``[7 T]`` of the isotropic TV, with its weights held fixed."""
+    d = free.position.shape[-1]
+    points = coordinates((_TV_PIXELS,) * d)
+    bells = jax.vmap(_bell_of)(free)
+    unit = [[jnp.full(points.shape[:-1], float(i == j)) for j in range(d)] for i in range(d)]
+    rows = [jnp.concatenate(jax.lax.map(lambda bell, u=u: _rows(u, bell, components(points)), bells)) for u in unit]
+    differences = jnp.concatenate([_finite_differences(row, d) for row in rows], axis=-2)
+    now = _field_differences(displacement(from_free(free), points))
+    length = _length(now)[None, None]
+    weighted = (differences / (2 * length.size * length)).reshape(len(differences), -1)
+    return weighted @ differences.reshape(len(differences), -1).T, weighted @ now.ravel()
+
+
+def _steepness(field: Array) -> Array:
+    """The length ``[pixels]`` of all differences of a field ``[*spatial, d]`` taken together, rounded off below the floor."""
+    return _length(_field_differences(field)) - _TV_FLOOR
+
+
+def _field_differences(field: Array) -> Array:
+    return jnp.concatenate([_finite_differences(part, field.shape[-1]) for part in components(field)], axis=-2)
+
+
+def _length(differences: Array) -> Array:
+    return jnp.sqrt(jnp.sum(differences**2, axis=-2) + _TV_FLOOR**2)
+
+
+def _finite_differences(maps: Array, d: int) -> Array:
+    """Forward differences ``[..., d, pixels]`` of maps ``[..., *spatial]`` along their axes, as on the reference grid."""
+    scale = (maps.shape[-1] - 1) / (_TV_REFERENCE - 1)
+    differences = []
+    for axis in range(-d, 0):
+        others = tuple(slice(None) if k == axis else slice(-1) for k in range(-d, 0))
+        differences.append(jnp.diff(maps, axis=axis)[(..., *others)].reshape(*maps.shape[:-d], -1))
+    return scale * jnp.stack(differences, axis=-2)
+
+
+def _value_and_slopes(image: Array, points: Array) -> tuple[Array, list[Array]]:
+    """The image ``[...]`` at the points, and its derivative along every component."""
+    along = functools.partial(jax.jvp, functools.partial(sample, image), (points,))
+    found = [along((jnp.broadcast_to(axis, points.shape),)) for axis in jnp.eye(points.shape[-1])]
+    return found[0][0][..., 0], [slope[..., 0] for _, slope in found]
+
+
+class _Bell(NamedTuple):
+    """One Gaussian as its derivatives need it: ``precision [d, d]``, and that one's derivative in the shape's numbers."""
+
+    position: Array
+    weight: Array
+    precision: Array
+    reshaped: Array
+
+
+def _bell_of(one: FreeGaussians) -> _Bell:
+    def precision(log_variance: Array, rotation: Array) -> Array:
+        return covariance(jnp.exp(-log_variance), rotation)
+
+    shape = (one.log_variance, one.rotation)
+    reshaped = jnp.concatenate(jax.jacfwd(precision, argnums=(0, 1))(*shape), axis=-1)
+    return _Bell(one.position, one.weight, precision(*shape), reshaped)
+
+
+def _rows(slopes: list[Array], bell: _Bell, points: list[Array]) -> list[Array]:
+    r"""What each parameter of one Gaussian does to the image, ``[*spatial]``, in the order of ``FreeGaussians``.
+
+    With :math:`o = x - p`, :math:`P = \Sigma^{-1}`, :math:`g = \exp(-\tfrac12 o^T P o)` and the image's slope :math:`s`:
+
+    .. math:: \partial_p = (s^T v)\,g\,P o, \qquad \partial_\theta = -\tfrac12 (s^T v)\,g\,o^T (\partial_\theta P)\,o, \qquad
+        \partial_v = g\,s
+    """
+    d = len(points)
+    offset = [points[i] - bell.position[i] for i in range(d)]
+    pulled = [sum(bell.precision[i, j] * offset[j] for j in range(d)) for i in range(d)]
+    height = jnp.exp(-0.5 * sum(o * pull for o, pull in zip(offset, pulled, strict=True)))
+    moved = height * sum(slope * bell.weight[i] for i, slope in enumerate(slopes))
+    squares = {(i, j): (1 if i == j else 2) * offset[i] * offset[j] for i in range(d) for j in range(i + 1)}
+    reshaped = [
+        -0.5 * moved * sum(bell.reshaped[i, j, k] * square for (i, j), square in squares.items())
+        for k in range(bell.reshaped.shape[-1])
+    ]
+    return [*(moved * pull for pull in pulled), *reshaped, *(height * slope for slope in slopes)]

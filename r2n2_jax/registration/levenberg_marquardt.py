@@ -1,0 +1,184 @@
+"""Instance refinement: the Gaussians of ONE pair as a nonlinear least-squares problem, solved by Levenberg-Marquardt."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement_and_determinant, from_free, to_free
+from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.registration.least_squares import Problem, flat, mismatch, normal_equations, objective, pose, unflat
+
+Array = jax.Array
+
+_FRACTIONS = (1.0, 0.5, 0.25, 0.0)
+_FIRST_DAMPING, _LEAST_DAMPING = 0.1, 1e-6
+_LADDER = (0.2, 1.0, 5.0)  # of the last damping: a trial costs a tenth of the normal equations it solves
+_HARDER = 4.0
+_VARIANCE = (1e-3, 1.0)
+_SHARPNESS, _SLIDE_BELOW, _BACK = 30.0, 0.4, 0.1
+_LEAST_DETERMINANT = 0.1  # above zero by what a finer grid may find in between
+_FOLD_PIXELS = 32  # per axis, for the slope of the smallest determinant
+
+
+class Refined(NamedTuple):
+    """The result of a refinement.
+
+    Attributes:
+        gaussians: fields ``[T, ...]``.
+        losses: ``[iterations + 1]``, the objective before and after every step.
+    """
+
+    gaussians: Gaussians
+    losses: Array
+
+
+class _State(NamedTuple):
+    free: FreeGaussians
+    loss: Array
+    least: Array
+    damping: Array
+
+
+@functools.partial(jax.jit, static_argnames="iterations")
+def refine(
+    fixed: Array,
+    moving: Array,
+    gaussians: Gaussians,
+    *,
+    mask: Array | None = None,
+    iterations: int,
+    tv_weight: float = 0.1,
+    prior: float = 1e-3,
+) -> Refined:
+    r"""Lowers masked MSE + ``tv_weight`` * TV by moving, reshaping and reweighting the given Gaussians.
+
+    It starts from that fraction of the given weights (all, half, a quarter, none) that matches best: by its objective the
+    result is never worse than no registration. Every step tries three dampings and takes the best of those that lower the objective
+    and bring the map near no fold; where there is none, the damping grows. Of large images a lattice of pixels is looked at.
+
+    Args:
+        fixed: ``[*spatial, 1]``, standardised.
+        moving: the same shape.
+        gaussians: where to start, fields ``[T, ...]``.
+        mask: ``[*spatial]`` bool, the fixed image's pixels that count; by default all.
+        iterations: steps.
+        tv_weight: weight of the isotropic total variation.
+        prior: weight of the squared distance from the start, which keeps Gaussians that no pixel holds from wandering.
+
+    Returns:
+        the same number of Gaussians, and the objective's course.
+    """
+    problem = pose(fixed, moving, mask)
+    fractions = _at_fractions(to_free(gaussians))
+    first = _lowest(fractions, _objectives(problem, fractions, tv_weight))
+    start = flat(first)
+    weight = prior / start.size
+
+    def judge(free: FreeGaussians) -> tuple[Array, Array]:
+        """The objective with the prior, and the smallest Jacobian determinant of the map."""
+        loss, determinants = objective(problem, free, tv_weight)
+        return loss + weight * jnp.sum((flat(free) - start) ** 2), jnp.min(determinants)
+
+    def room(vector: Array) -> Array:
+        """How far the map is from a fold."""
+        points = coordinates((_FOLD_PIXELS,) * (fixed.ndim - 1))
+        return _least(displacement_and_determinant(from_free(unflat(vector, first)), points)[1])
+
+    def step(state: _State, _: None) -> tuple[_State, Array]:
+        now = flat(state.free)
+        normal, slope = normal_equations(problem, state.free, tv_weight)
+        normal, slope = normal + weight * jnp.eye(start.size), slope + weight * (now - start)
+        shape = jnp.diag(jnp.diag(normal)) + 1e-6 * jnp.eye(start.size)
+        to_fold = jax.value_and_grad(room)(now)
+
+        def attempt(damping: Array) -> _State:
+            change = _along_the_fold(normal + damping * shape, -slope, *to_fold)
+            trial = _bounded(unflat(now + change, first), first)
+            loss, least = judge(trial)
+            allowed = least > jnp.minimum(state.least, _LEAST_DETERMINANT)
+            return _State(trial, jnp.where(allowed, loss, jnp.inf), least, damping)
+
+        trials = jax.lax.map(attempt, jnp.maximum(state.damping * jnp.asarray(_LADDER), _LEAST_DAMPING))
+        best = jax.tree.map(lambda each: each[jnp.nanargmin(trials.loss)], trials)
+        kept = state._replace(damping=state.damping * _HARDER)
+        new = jax.tree.map(lambda new, old: jnp.where(best.loss < state.loss, new, old), best, kept)
+        return new, new.loss
+
+    state = _State(first, *judge(first), jnp.asarray(_FIRST_DAMPING))
+    last, losses = jax.lax.scan(step, state, None, length=iterations)
+    return Refined(from_free(last.free), jnp.concatenate([state.loss[None], losses]))
+
+
+@functools.partial(jax.jit, static_argnames="iterations")
+def refine_batch(fixed: Array, moving: Array, gaussians: Gaussians, *, mask: Array | None = None, iterations: int) -> Gaussians:
+    """``refine`` for ``[B]`` pairs with one mask; on a CPU one after the other, as the Jacobian of one fits its cache."""
+    at_once = 1 if jax.default_backend() == "cpu" else len(fixed)
+
+    def one(pair: tuple[Array, Array, Gaussians]) -> Gaussians:
+        return refine(*pair, mask=mask, iterations=iterations).gaussians
+
+    return jax.lax.map(one, (fixed, moving, gaussians), batch_size=at_once)
+
+
+@jax.jit
+def best_fraction(
+    fixed: Array, moving: Array, gaussians: Gaussians, *, mask: Array | None = None, tv_weight: float = 0.1
+) -> Gaussians:
+    """The Gaussians with that fraction of their weights (all, half, a quarter, none) whose objective is lowest, see ``refine``.
+
+    A network that does not know the images may answer with a field worse than none. Nor may the images' plain mismatch rise:
+    no refinement follows that would tell a motion from a change of brightness.
+
+    Args:
+        fixed: ``[*spatial, 1]``, standardised.
+        moving: the same shape.
+        gaussians: fields ``[T, ...]``.
+        mask: ``[*spatial]`` bool, the fixed image's pixels that count; by default all.
+        tv_weight: weight of the isotropic total variation.
+
+    Returns:
+        the same number of Gaussians.
+    """
+    problem, fractions = pose(fixed, moving, mask), _at_fractions(to_free(gaussians))
+    plain = jax.lax.map(functools.partial(mismatch, problem), fractions)
+    judged = jnp.where(plain <= plain[_FRACTIONS.index(0.0)], _objectives(problem, fractions, tv_weight), jnp.inf)
+    return from_free(_lowest(fractions, judged))
+
+
+def _least(determinants: Array) -> Array:
+    """The smallest of them, softened: its slope is that of all that are near the smallest."""
+    return jnp.sum(jax.nn.softmax(-_SHARPNESS * determinants.ravel()) * determinants.ravel())
+
+
+def _along_the_fold(matrix: Array, downhill: Array, least: Array, gradient: Array) -> Array:
+    """The step that solves ``matrix @ step = downhill``; one that would bring the map near a fold slides along it instead.
+
+    To first order the smallest determinant becomes ``least + gradient @ step``. Where that is too small, the step is the best
+    of those that keep it large enough (one active constraint of a quadratic programme), and a little of those that widen it.
+    """
+    step, towards = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), jnp.stack([downhill, gradient], axis=1)).T
+    wanted = jnp.where(least < _SLIDE_BELOW, least + _BACK * (_SLIDE_BELOW - least), _SLIDE_BELOW)
+    missing = jnp.maximum(wanted - (least + gradient @ step), 0.0)
+    return step + missing / (gradient @ towards + 1e-12) * towards
+
+
+def _at_fractions(free: FreeGaussians) -> FreeGaussians:
+    """The Gaussians with every step fraction of their weights, fields ``[fractions, T, ...]``."""
+    return jax.vmap(lambda fraction: free._replace(weight=fraction * free.weight))(jnp.asarray(_FRACTIONS))
+
+
+def _objectives(problem: Problem, fractions: FreeGaussians, tv_weight: float) -> Array:
+    return jax.lax.map(lambda free: objective(problem, free, tv_weight)[0], fractions)
+
+
+def _lowest(candidates: FreeGaussians, judged: Array) -> FreeGaussians:
+    return jax.tree.map(lambda each: each[jnp.argmin(judged)], candidates)
+
+
+def _bounded(free: FreeGaussians, first: FreeGaussians) -> FreeGaussians:
+    """Centres in the image; variances where Gaussians are neither needles nor planes, unless they were at first."""
+    low = jnp.minimum(jnp.log(_VARIANCE[0]), first.log_variance)
+    high = jnp.maximum(jnp.log(_VARIANCE[1]), first.log_variance)
+    return free._replace(position=jnp.clip(free.position, -1.0, 1.0), log_variance=jnp.clip(free.log_variance, low, high))

@@ -1,0 +1,231 @@
+"""The public API: load a network, register a pair or a series. Images ``[*spatial]``, any range, NumPy in and out."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from r2n2_jax.config import Config, Precision
+from r2n2_jax.data.fixed_frame import mean_position_frame
+from r2n2_jax.errors import InputError
+from r2n2_jax.io.geometry import Placement, placement, same_grid
+from r2n2_jax.io.images import Image, ImageLike, as_image, check_pixels
+from r2n2_jax.pretrained import package
+from r2n2_jax.pretrained.checkpoints import Checkpoints
+from r2n2_jax.registration.result import Registration
+from r2n2_jax.registration.sequence import apply, find, place
+from r2n2_jax.runtime.devices import chunks, in_chunks
+
+REFINE = 10  # steps of refinement where no other number is asked for
+
+_AT_ONCE = {"cpu": 5}  # pairs that a device registers together; as many as a B-spline is fitted to
+_ACCELERATORS_AT_ONCE = 16
+_MOST_PIXELS = 1 << 23  # of all pairs together: fields and pictures of many cores' pairs would fill the memory
+_LEAST_OVERLAP = 0.25
+
+
+class Registrar:
+    """A trained network.
+
+    Attributes:
+        config: what it was trained with.
+        params: its weights.
+    """
+
+    def __init__(self, config: Config, params: Any):
+        self.config = config
+        self.params = params
+
+    def register(
+        self,
+        fixed: ImageLike,
+        moving: ImageLike,
+        *,
+        steps: int | None = None,
+        refine: int = REFINE,
+        mask: np.ndarray | None = None,
+    ) -> Registration:
+        """Registers one pair.
+
+        Images on different grids are brought together by where they lie: the network looks at the moving image on the fixed
+        one's grid; the warped image is interpolated once, from the moving image's own pixels.
+
+        Args:
+            fixed: an array ``[*spatial]`` of any size and intensity range, or a SimpleITK image.
+            moving: the same; an array must have the fixed one's shape.
+            steps: local transformations; by default as many as in training.
+            refine: Levenberg-Marquardt steps on them, for this pair alone: so many at the model's resolution, then half as many
+                at twice that, where the images have it. 0: the network alone.
+            mask: ``[*spatial]``, not zero at the fixed image's pixels that refinement looks at; by default all.
+
+        Raises:
+            InputError: where the images do not match the model or each other, are not finite, or constant; or where the mask
+                is of another shape or holds nothing.
+        """
+        fixed, moving = as_image(fixed, "the fixed image"), as_image(moving, "the moving image")
+        for image in (fixed, moving):
+            self._check(image.pixels, image.name)
+        mask = None if mask is None else _checked_mask(mask, fixed.pixels.shape)
+        placed = _placement(fixed, moving)
+        pixels = moving.pixels
+        compared, covered = pixels, np.ones(fixed.pixels.shape, bool)
+        if placed is not None:
+            pixels = pixels.reshape(moving.geometry.size[::-1])
+            compared, covered = map(np.asarray, place(pixels, placed, shape=fixed.pixels.shape))
+            mask = _checked_overlap(fixed, moving, compared, covered, mask)
+        gaussians = self._find(fixed.pixels[None], compared[None], steps, refine, mask)
+        applied = apply(gaussians, pixels[None], placed, shape=fixed.pixels.shape)
+        gaussians, applied = jax.tree.map(lambda array: np.asarray(array[0]), (gaussians, applied))
+        return Registration(
+            *applied, gaussians, moving=compared, covered=covered, steps=len(gaussians.weight), geometry=fixed.geometry
+        )
+
+    def register_series(
+        self, frames: np.ndarray, fixed: int | None = None, *, steps: int | None = None, refine: int = REFINE
+    ) -> Registration:
+        """Registers every frame of a series to one of them.
+
+        Args:
+            frames: ``[T, *spatial]``, at least two.
+            fixed: index of the frame that stays; by default the one nearest the mean position of the motion.
+            steps: local transformations per frame; by default as many as in training.
+            refine: Levenberg-Marquardt steps on them, for each frame alone.
+
+        Raises:
+            InputError: see ``register``; or where there is one frame, or no frame ``fixed``.
+        """
+        frames = np.asarray(frames, np.float32)
+        if frames.ndim != self.config.model.ndim + 1 or len(frames) < 2:
+            raise InputError(f"a series of shape {frames.shape}; frames [T, *spatial] with T at least 2 are needed")
+        for index, frame in enumerate(frames):
+            self._check(frame, f"frame {index}")
+        index = mean_position_frame(frames) if fixed is None else fixed
+        if not 0 <= index < len(frames):
+            raise InputError(f"no frame {index} in a series of {len(frames)}")
+        result = self.register_batch(np.broadcast_to(frames[index], frames.shape), frames, steps=steps, refine=refine)
+        return dataclasses.replace(result, fixed_frame=index)
+
+    def register_batch(
+        self, fixed: np.ndarray, moving: np.ndarray, *, steps: int | None = None, refine: int = REFINE
+    ) -> Registration:
+        """Registers many pairs ``[N, *spatial]`` that were checked already; every array has the axis ``N`` in front."""
+        at_once = _at_once(fixed.shape[1:])
+        return in_chunks(lambda *pairs: self._register(*pairs, steps, refine), fixed, moving, at_once=at_once)
+
+    def register_chunks(
+        self,
+        fixed: np.ndarray,
+        moving: np.ndarray,
+        *,
+        mask: np.ndarray | None = None,
+        steps: int | None = None,
+        refine: int = REFINE,
+    ) -> Iterator[Registration]:
+        """As ``register_batch``, a few pairs at a time, so that no more than their fields need be held.
+
+        ``mask [*spatial]`` names the fixed images' pixels that refinement looks at.
+        """
+        at_once = _at_once(fixed.shape[1:])
+        return chunks(lambda *pairs: self._register(*pairs, steps, refine, mask), fixed, moving, at_once=at_once)
+
+    def _register(
+        self, fixed: np.ndarray, moving: np.ndarray, steps: int | None, refine: int, mask: np.ndarray | None = None
+    ) -> Registration:
+        """Pairs ``[N, *spatial]`` on one grid."""
+        gaussians = self._find(fixed, moving, steps, refine, mask)
+        applied = apply(gaussians, moving, shape=fixed.shape[1:])
+        covered = np.broadcast_to(True, moving.shape)
+        return Registration(*applied, gaussians, moving=moving, covered=covered, steps=gaussians.weight.shape[1])
+
+    def _find(self, fixed: np.ndarray, moving: np.ndarray, steps: int | None, refine: int, mask: np.ndarray | None) -> Any:
+        model = self.config.model
+        count = model.steps if steps is None else steps
+        if count < 1:
+            raise InputError(f"{count} steps; at least one is needed")
+        if refine < 0:
+            raise InputError(f"{refine} steps of refinement; none (0) or more are needed")
+        return find(self.params, model, fixed, moving, steps=count, refine=refine, mask=mask)
+
+    def _check(self, image: np.ndarray, name: str) -> None:
+        if image.ndim != self.config.model.ndim:
+            known = self.config.model.ndim
+            remedy = "; take one of its slices" if (image.ndim, known) == (3, 2) else ""
+            raise InputError(f"{name} is {image.ndim}D, of shape {image.shape}; this network registers {known}D images{remedy}")
+        check_pixels(image, name)
+
+
+def load(checkpoint: str | Path = package.NAME, *, precision: Precision | None = None) -> Registrar:
+    """A trained network: the one that comes with the package, or a training run's at its best validation.
+
+    Args:
+        checkpoint: ``"pretrained"``, or the run's ``--workdir``.
+        precision: what the network's convolutions compute with; by default as in training.
+
+    Raises:
+        InputError: where there is no checkpoint.
+    """
+    if str(checkpoint) == package.NAME:
+        config, params = package.restore()
+    else:
+        with Checkpoints(Path(checkpoint)) as checkpoints:
+            config, params = checkpoints.restore_best()
+    if precision is not None:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, precision=precision))
+    return Registrar(config, params)
+
+
+def _placement(fixed: Image, moving: Image) -> Placement | None:
+    """Where the fixed image's points lie in the moving one; None where they are on one grid."""
+    if fixed.is_array or moving.is_array:
+        if fixed.pixels.shape != moving.pixels.shape:
+            shapes = f"the fixed image has the shape {fixed.pixels.shape}, the moving one {moving.pixels.shape}"
+            raise InputError(f"{shapes}; arrays must be of one shape")
+        return None
+    if same_grid(fixed.geometry, moving.geometry):
+        return None
+    if len(fixed.geometry.size) != len(moving.geometry.size):
+        raise InputError(
+            f"{moving.name} lies in {len(moving.geometry.size)} dimensions and {fixed.name} in {len(fixed.geometry.size)}; "
+            "both must lie in as many"
+        )
+    if not (fixed.geometry.is_placed and moving.geometry.is_placed):
+        raise InputError(
+            f"{moving.name} is of size {moving.geometry.size}, spacing {moving.geometry.spacing}, {fixed.name} of "
+            f"{fixed.geometry.size}, {fixed.geometry.spacing}: they must match where not both say where they lie"
+        )
+    return placement(fixed.geometry, moving.geometry)
+
+
+def _checked_overlap(
+    fixed: Image, moving: Image, compared: np.ndarray, covered: np.ndarray, mask: np.ndarray | None
+) -> np.ndarray:
+    """The pixels of the fixed grid that count: those that the moving image covers, in the mask."""
+    if covered.mean() < _LEAST_OVERLAP:
+        raise InputError(
+            f"{moving.name} lies apart: it covers {100 * covered.mean():.0f} % of {fixed.name}; at least "
+            f"{100 * _LEAST_OVERLAP:.0f} % are needed (their spacing, origin and direction say where they lie)"
+        )
+    check_pixels(compared, f"{moving.name}, on the grid of {fixed.name}")
+    counted = covered if mask is None else covered & mask
+    if not counted.any():
+        raise InputError(f"the mask lies where {moving.name} shows nothing; they must overlap")
+    return counted
+
+
+def _checked_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.asarray(mask) != 0
+    if mask.shape != shape:
+        raise InputError(f"a mask of shape {mask.shape}; the fixed image has {shape}")
+    if not mask.any():
+        raise InputError("a mask that is zero everywhere; the pixels that count are not zero")
+    return mask
+
+
+def _at_once(shape: tuple[int, ...]) -> int:
+    """How many pairs of images ``[*shape]`` a device registers together."""
+    fitting = _MOST_PIXELS // (math.prod(shape) * jax.local_device_count())
+    return max(1, min(fitting, _AT_ONCE.get(jax.default_backend(), _ACCELERATORS_AT_ONCE)))

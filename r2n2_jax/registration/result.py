@@ -1,0 +1,124 @@
+"""What a registration answers: one pair, or a series of them. NumPy arrays ``[*spatial]`` on the fixed image's own grid."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r2n2_jax.errors import InputError
+from r2n2_jax.io.files import new_folder, write_json
+from r2n2_jax.io.geometry import Geometry, pixel_grid
+from r2n2_jax.io.images import displacement_transform, write_displacement, write_image
+from r2n2_jax.ops.gaussian import Gaussians, displacement
+
+CONVENTION = (
+    "warped(x) = moving(x + f(x)), f(x) = sum of weight exp(-1/2 (x - position)^T Sigma^-1 (x - position)), "
+    "Sigma = R(rotation) diag(variance) R(rotation)^T; components (x, y[, z]), x along image columns; pixel centres "
+    "span [-1, 1] on each axis; rotation in radians"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Registration:
+    """A registered pair, or a series of them with a frame axis in front of every array.
+
+    Attributes:
+        displacement: ``[*spatial, d]`` in ``(x, y[, z])`` order, normalised, on the fixed image's own grid:
+            ``warped(x) = moving(x + displacement(x))``.
+        warped: ``[*spatial]``, the moving image in the fixed image's position, in its own intensities; zero where it is not
+            ``inside``.
+        inside: ``[*spatial]`` bool, the pixels that see the moving image.
+        parameters: the ``steps`` local transformations, fields ``[steps, ...]``; they ARE the result.
+        moving: ``[*spatial]``, the moving image as it was compared: undisplaced, on the fixed image's grid.
+        covered: ``[*spatial]`` bool, the pixels of that grid on which the undisplaced moving image lies.
+        steps: how many.
+        fixed_frame: index of the frame a series was registered to; None for a pair.
+        geometry: of the fixed image's grid; of a series of arrays, pixels.
+    """
+
+    displacement: np.ndarray
+    warped: np.ndarray
+    inside: np.ndarray
+    parameters: Gaussians
+    moving: np.ndarray
+    covered: np.ndarray
+    steps: int
+    fixed_frame: int | None = None
+    geometry: Geometry | None = None
+
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """Fixed points ``[..., d]`` (normalised) carried to their places in the moving image, exactly: ``x + f(x)``.
+
+        For a series the result has the frame axis in front.
+        """
+        points = jnp.asarray(points, jnp.float32)
+        axes = self.displacement.shape[-1]
+        if points.ndim == 0 or points.shape[-1] != axes:
+            raise InputError(f"points of shape {points.shape}; the last axis holds the {axes} normalised coordinates")
+        field = jax.vmap(_displacement, in_axes=(0, None)) if self._is_series else _displacement
+        carried = field(self.parameters, points)
+        return np.asarray(points[(None,) * (carried.ndim - points.ndim)] + carried)
+
+    def transform(self, frame: int | None = None) -> Any:
+        """The field as a ``SimpleITK.DisplacementFieldTransform``: physical points, fixed to moving, as Resample wants it.
+
+        Args:
+            frame: of a series, which one's.
+        """
+        return displacement_transform(self._of(frame).displacement, self._geometry())
+
+    def describe(self) -> dict[str, Any]:
+        """The local transformations of a pair as plain lists, with the convention they are in."""
+        fields = {name: np.asarray(values, np.float64).tolist() for name, values in self.parameters._asdict().items()}
+        return {
+            "convention": CONVENTION,
+            "steps": self.steps,
+            "transformations": [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)],
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``warped.nii.gz``, ``displacement.nii.gz`` (millimetres, as ITK applies it) and ``parameters.json`` of a pair.
+
+        Raises:
+            InputError: where the folder holds something already, or the result is a series'.
+        """
+        if self._is_series:
+            raise InputError("the result of a series: save its frames one by one, result.frame(t).save(folder)")
+        with new_folder(Path(folder)) as partial:
+            self.write(partial)
+
+    def write(self, folder: Path) -> None:
+        """As ``save``, into an existing folder."""
+        write_image(folder / "warped.nii.gz", self.warped, self._geometry())
+        write_displacement(folder / "displacement.nii.gz", self.displacement, self._geometry())
+        write_json(folder / "parameters.json", self.describe())
+
+    def frame(self, index: int) -> "Registration":
+        """One pair of a series."""
+        one = jax.tree.map(lambda array: array[index], self)
+        return dataclasses.replace(one, fixed_frame=None)
+
+    @property
+    def _is_series(self) -> bool:
+        return np.ndim(self.parameters.position) == 3
+
+    def _of(self, frame: int | None) -> "Registration":
+        if self._is_series != (frame is not None):
+            raise InputError("transform(frame) is for a series, transform() for a pair")
+        return self if frame is None else self.frame(frame)
+
+    def _geometry(self) -> Geometry:
+        shape = self.warped.shape[1:] if self._is_series else self.warped.shape
+        return pixel_grid(shape) if self.geometry is None else self.geometry
+
+
+jax.tree_util.register_dataclass(
+    Registration,
+    data_fields=["displacement", "warped", "inside", "parameters", "moving", "covered"],
+    meta_fields=["steps", "fixed_frame", "geometry"],
+)
+
+_displacement = jax.jit(displacement)
