@@ -1,7 +1,7 @@
 """Makes the pair that comes with the package: ``python -m benchmarks.sample_pair FOLDER``.
 
-Two frames of a patient of the phantom's validation set, half a breath apart, 256² pixels of 1.5625 mm, 12-bit intensities; and
-the landmarks that lie in both.
+Two frames of a patient of the phantom's validation set, from the mid position to the deepest breath, 256² pixels of 1.5625 mm,
+12-bit intensities; and the landmarks that lie in both.
 """
 
 import sys
@@ -23,11 +23,11 @@ _BRIGHTEST = 4095
 
 def main(folder: Path) -> None:
     """Writes the three files."""
-    patient = held_out_patients(PhantomConfig(), _PIXELS, "validation", patients=1, slices=1)[0][0]
+    patient = held_out_patients(PhantomConfig(), _PIXELS, "validation", patients=2, slices=3)[1][2]
     depth = np.asarray(patient.breaths.depth)
     spacing = FIELD_OF_VIEW_MM / _PIXELS
     geometry = Geometry((_PIXELS,) * 2, (spacing,) * 2, (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
-    frames = (patient.fixed, int(np.argmax(np.abs(depth - depth[patient.fixed]))))
+    frames = (patient.fixed, int(np.argmax(depth)))
     pixels = np.asarray(patient.frames)[list(frames), ..., 0]
     for name, image in zip((FIXED, MOVING), _BRIGHTEST * pixels / pixels.max(), strict=True):
         write_picture(folder / name, image, np.dtype(np.uint16), geometry)

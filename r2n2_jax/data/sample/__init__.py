@@ -1,4 +1,4 @@
-"""The pair that comes with the package: two frames of an unseen phantom patient, half a breath apart, with their landmarks."""
+"""The pair that comes with the package: two frames of an unseen phantom patient, mid position and deepest breath, with landmarks."""
 
 import contextlib
 from collections.abc import Iterator
