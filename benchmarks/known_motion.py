@@ -93,7 +93,7 @@ def main() -> None:
     registrar = load(arguments.checkpoint)
     methods = {
         "before": identity(),
-        "network": network(registrar),
+        "network": network(registrar, refine=0),
         "refined": network(registrar, refine=Options.refine),
         "B-spline": bspline_method(TUNED, spacing=8.0),
     }

@@ -32,7 +32,7 @@ def measure(*, patients: int, slices: int) -> dict[str, Any]:
     cases = phantom_patients(PhantomConfig(), 256, patients=patients, slices=slices, frames=CYCLE)
     methods = {
         "before": identity(),
-        "network": network(registrar),
+        "network": network(registrar, refine=0),
         "everyday": network(registrar, refine=Options.refine),
         "bspline": bspline_method(TUNED, spacing=16.0),
         "simpleitk": Method("simpleitk", simpleitk, lambda fixed, moving: None, lambda shape: 0),

@@ -81,14 +81,14 @@ def main() -> None:
         files = unseen_patients(arguments.checkpoint, find_patients(arguments.data))
         series = read_series(files, order_by=arguments.order_by, progress=True)
         name, cases = arguments.data.resolve().name, series_cases(series, arguments.data)
-        print("".join(f"{one}\n" for one in unjudged_landmarks(cases)), end="")
+        print("".join(f"{line}\n" for line in unjudged_landmarks(cases)), end="")
         print(f"{len(files)} unseen patients: {', '.join(files)}")
     shipped = str(arguments.checkpoint) == package.NAME
     output = arguments.output or (Path() if shipped else arguments.checkpoint) / f"eval-{name}"
     output.mkdir(parents=True, exist_ok=True)
     methods = [
         identity(),
-        network(registrar),
+        network(registrar, refine=0),
         network(registrar, refine=arguments.refine, steps=arguments.refined_steps or max(12, registrar.config.model.steps)),
         bspline_method(arguments.baseline, spacing=arguments.spacing),
     ]

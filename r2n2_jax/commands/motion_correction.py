@@ -95,7 +95,8 @@ def _choose(frames: np.ndarray, asked: FixedFrame) -> int:
 
 def _points(path: Path, recording: Recording, chosen: list[int]) -> list[np.ndarray | None]:
     """``[T, points, 2]`` a slice, normalised; NaN where a frame lacks one."""
-    shapes, spacings = [one.shape for one in recording.geometries], [one.spacing for one in recording.geometries]
+    shapes = [geometry.shape for geometry in recording.geometries]
+    spacings = [geometry.spacing for geometry in recording.geometries]
     found = place_landmarks(path, [len(frames) for frames in recording.frames], shapes, spacings)
     for number, points in found.items():
         if not np.isfinite(points[chosen[number]]).any():
@@ -186,15 +187,15 @@ def _write_points(path: Path, recording: Recording, results: list[Corrected], na
 def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, Any]:
     """The numbers that are kept of a chunk."""
     lengths = np.linalg.norm(to_px(chunk.displacement, geometry.shape) * np.asarray(geometry.spacing[:2]), axis=-1)
-    one = [chunk.frame(t) for t in range(len(chunk.warped))]
+    pairs = [chunk.frame(t) for t in range(len(chunk.warped))]
     carried = None
     if case.fixed_landmarks is not None:
-        carried = np.stack([pair.points(points) for pair, points in zip(one, case.fixed_landmarks, strict=True)])
+        carried = np.stack([pair.points(points) for pair, points in zip(pairs, case.fixed_landmarks, strict=True)])
     return {
         "largest": lengths.max(axis=(1, 2)),
         "mean": lengths.mean(axis=(1, 2)),
         "before": measure(case, np.zeros_like(chunk.displacement)),
         "after": measure(case, chunk.displacement),
-        "parameters": [pair.describe() for pair in one],
+        "parameters": [pair.describe() for pair in pairs],
         "points": carried,
     }

@@ -71,8 +71,11 @@ def main() -> None:
     if not arguments.series:
         _refuse_series_options(arguments)
         check_output(arguments.output)
-        with sample_pair() as (fixed, moving):
-            _pair(dataclasses.replace(arguments, fixed=fixed, moving=moving) if arguments.sample else arguments)
+        if arguments.sample:
+            with sample_pair() as (fixed, moving):
+                _pair(dataclasses.replace(arguments, fixed=fixed, moving=moving))
+        else:
+            _pair(arguments)
         print(f"written: {arguments.output}")
         return
     outputs = _outputs(arguments)

@@ -84,11 +84,11 @@ def main() -> None:
     source: Source = PhantomSource(config)
     if series is not None:
         train_series, validation, test = (
-            [one for one in series if one.patient in splits[split]] for split in ("train", "validation", "test")
+            [slice_ for slice_ in series if slice_.patient in splits[split]] for split in ("train", "validation", "test")
         )
         source = SeriesSource(train_series, validation, config)
         cases = series_cases(test or validation, arguments.data)
-        print("".join(f"{one}\n" for one in unjudged_landmarks(cases)), end="")
+        print("".join(f"{line}\n" for line in unjudged_landmarks(cases)), end="")
         print(describe_series(series))
         shares = (f"{len(splits[split])} {split}" for split in ("train", "validation", "test"))
         print(f"{len(patients)} patients: " + ", ".join(shares))
@@ -101,7 +101,7 @@ def main() -> None:
         title, cases = "unseen phantom pairs", phantom_pairs(config.phantom, config.model.resolution, _TEST_PAIRS)
     else:
         title = "unseen patients" if test else "validation patients"
-    print_tables(evaluate(registrar, [identity(), network(registrar)], cases, workdir), title)
+    print_tables(evaluate(registrar, [identity(), network(registrar, refine=0)], cases, workdir), title)
     print(f"picture: {workdir / 'registration.png'}   numbers: {workdir / 'results.json'}")
     print(f"curves: tensorboard --logdir {workdir}")
 

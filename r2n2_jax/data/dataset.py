@@ -134,7 +134,9 @@ class SeriesSource:
     def varied(self, start: int) -> Iterator[Batch]:
         """The same batches before their images are standardised again."""
         any_two = self._config.training.pairs == "any"
-        frames = [(i, t) for i, one in enumerate(self._train) for t in range(len(one.frames)) if any_two or t != one.fixed]
+        frames = [
+            (i, t) for i, slice_ in enumerate(self._train) for t in range(len(slice_.frames)) if any_two or t != slice_.fixed
+        ]
         dataset = (
             grain.MapDataset.source(frames)
             .seed(self._config.training.seed)
@@ -188,21 +190,21 @@ def series_examples(series: Sequence[Series], count: int | None = None) -> Examp
 def at_resolution(series: Sequence[Series], resolution: int) -> list[Series]:
     """The same series, every frame resampled to ``resolution`` pixels per axis and standardised."""
 
-    def frames(one: Series) -> np.ndarray:
-        return np.stack([np.asarray(prepare(frame, (resolution,) * frame.ndim))[..., 0] for frame in one.frames])
+    def frames(slice_: Series) -> np.ndarray:
+        return np.stack([np.asarray(prepare(frame, (resolution,) * frame.ndim))[..., 0] for frame in slice_.frames])
 
-    return [one._replace(frames=frames(one)) for one in series]
+    return [slice_._replace(frames=frames(slice_)) for slice_ in series]
 
 
 def _pairs(series: Sequence[Series]) -> list[tuple[int, int]]:
     """(series, frame) for every frame but the fixed ones."""
-    return [(i, t) for i, one in enumerate(series) for t in range(len(one.frames)) if t != one.fixed]
+    return [(i, t) for i, slice_ in enumerate(series) for t in range(len(slice_.frames)) if t != slice_.fixed]
 
 
 def _load(series: Sequence[Series], pair: tuple[int, int]) -> Batch:
     index, frame = pair
-    one = series[index]
-    return Batch(one.frames[one.fixed][..., None], one.frames[frame][..., None])
+    slice_ = series[index]
+    return Batch(slice_.frames[slice_.fixed][..., None], slice_.frames[frame][..., None])
 
 
 def _load_any(series: Sequence[Series], pair: tuple[int, int], random: np.random.Generator) -> Batch:

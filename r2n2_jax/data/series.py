@@ -92,10 +92,10 @@ def describe_series(series: list[Series]) -> str:
         low, high = min(values), max(values)
         return f"{low}" if low == high else f"{low} to {high}"
 
-    patients = len({one.patient for one in series})
-    frames = [len(one.frames) for one in series]
-    sizes = [f"{one.frames.shape[2]} x {one.frames.shape[1]}" for one in series]
-    spacings = [round(one.spacing[0], 2) for one in series]
+    patients = len({slice_.patient for slice_ in series})
+    frames = [len(slice_.frames) for slice_ in series]
+    sizes = [f"{slice_.frames.shape[2]} x {slice_.frames.shape[1]}" for slice_ in series]
+    spacings = [round(slice_.spacing[0], 2) for slice_ in series]
     return (
         f"{patients} patients, {len(series)} slices of {span(frames)} frames, {sum(frames)} frames in all, "
         f"{span(sizes)} pixels of {span(spacings)} mm"

@@ -99,14 +99,14 @@ def phantom_patients(
     held_out = held_out_patients(config, resolution, "test", patients=patients, slices=slices, frames=frames)
     spacing = (FIELD_OF_VIEW_MM / resolution,) * 2
     for patient, members in enumerate(held_out, start=1):
-        for number, one in enumerate(members, start=1):
-            others = [t for t in range(len(one.frames)) if t != one.fixed]
-            exact = exact_displacements(one, np.array(others), coordinates((resolution,) * 2))
-            organs = masks(one)
-            depth = 0.5 * FIELD_OF_VIEW_MM * np.asarray(one.breaths.depth - one.breaths.depth[one.fixed])
-            landmarks, frames_ = np.asarray(one.landmarks), np.asarray(one.frames[..., 0])
+        for number, slice_ in enumerate(members, start=1):
+            others = [t for t in range(len(slice_.frames)) if t != slice_.fixed]
+            exact = exact_displacements(slice_, np.array(others), coordinates((resolution,) * 2))
+            organs = masks(slice_)
+            depth = 0.5 * FIELD_OF_VIEW_MM * np.asarray(slice_.breaths.depth - slice_.breaths.depth[slice_.fixed])
+            landmarks, frames_ = np.asarray(slice_.landmarks), np.asarray(slice_.frames[..., 0])
 
-            def pair(array: np.ndarray, others: list[int] = others, fixed: int = one.fixed) -> tuple[np.ndarray, np.ndarray]:
+            def pair(array: np.ndarray, others: list[int] = others, fixed: int = slice_.fixed) -> tuple[np.ndarray, np.ndarray]:
                 return np.broadcast_to(array[fixed], (len(others), *array.shape[1:])), array[others]
 
             cases.append(
@@ -121,7 +121,7 @@ def phantom_patients(
                     {name: pair(mask)[0] for name, mask in organs.items()},
                     {name: pair(mask)[1] for name, mask in organs.items()},
                     depth[others],
-                    one.fixed,
+                    slice_.fixed,
                     np.array(others),
                 )
             )
@@ -138,20 +138,20 @@ def series_cases(series: Sequence[Series], folder: Path) -> list[Case]:
         InputError: where landmarks or masks are not those of the series.
     """
     slices: dict[str, list[Series]] = {}
-    for one in series:
-        slices.setdefault(one.patient, []).append(one)
+    for slice_ in series:
+        slices.setdefault(slice_.patient, []).append(slice_)
     landmarks = {name: _landmarks(folder / f"{name}.csv", members) for name, members in slices.items()}
     found = find_patients(folder / MASKS) if (folder / MASKS).is_dir() else {}
     organs = {name: _organs(found[name][0], members) if name in found else {} for name, members in slices.items()}
-    return [_series_case(one, landmarks[one.patient].get(one.slice), organs[one.patient]) for one in series]
+    return [_series_case(slice_, landmarks[slice_.patient].get(slice_.slice), organs[slice_.patient]) for slice_ in series]
 
 
 def unjudged_landmarks(cases: Sequence[Case]) -> list[str]:
     """A line for every slice of a series whose landmarks judge nothing, as its fixed frame has none."""
     return [
-        f"{one.patient}, {one.slice}: landmarks, but none in frame {one.fixed_frame}, the fixed one: no TRE"
-        for one in cases
-        if one.fixed_landmarks is not None and not np.isfinite(one.fixed_landmarks).any()
+        f"{case.patient}, {case.slice}: landmarks, but none in frame {case.fixed_frame}, the fixed one: no TRE"
+        for case in cases
+        if case.fixed_landmarks is not None and not np.isfinite(case.fixed_landmarks).any()
     ]
 
 
@@ -159,30 +159,32 @@ def _landmarks(path: Path, slices: list[Series]) -> dict[int, np.ndarray]:
     """``[frames, points, 2]`` a slice, normalised; none where there is no file."""
     if not path.exists():
         return {}
-    frames, shapes = [len(one.frames) for one in slices], [one.frames.shape[1:] for one in slices]
-    return place_landmarks(path, frames, shapes, [one.spacing for one in slices])
+    frames, shapes = [len(slice_.frames) for slice_ in slices], [slice_.frames.shape[1:] for slice_ in slices]
+    return place_landmarks(path, frames, shapes, [slice_.spacing for slice_ in slices])
 
 
 def _organs(path: Path, slices: list[Series]) -> dict[str, np.ndarray]:
     """``[frames, slices, H, W]`` bool by label."""
     labels = read_labels(path)
-    shapes = sorted({(len(one.frames), len(slices), *one.frames.shape[1:]) for one in slices})
+    shapes = sorted({(len(slice_.frames), len(slices), *slice_.frames.shape[1:]) for slice_ in slices})
     if shapes != [labels.shape]:
         raise InputError(f"{path}: frames, slices, rows, columns {labels.shape}; the series has {', '.join(map(str, shapes))}")
     return {f"label {number}": labels == number for number in np.unique(labels) if number}
 
 
-def _series_case(one: Series, landmarks: np.ndarray | None, organs: dict[str, np.ndarray]) -> Case:
-    others = np.delete(np.arange(len(one.frames)), one.fixed)
+def _series_case(slice_: Series, landmarks: np.ndarray | None, organs: dict[str, np.ndarray]) -> Case:
+    others = np.delete(np.arange(len(slice_.frames)), slice_.fixed)
 
     def pair(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.broadcast_to(frames[one.fixed], (len(others), *frames.shape[1:])), frames[others]
+        return np.broadcast_to(frames[slice_.fixed], (len(others), *frames.shape[1:])), frames[others]
 
-    case = Case(one.patient, f"slice {one.slice}", *pair(one.frames), one.spacing, fixed_frame=one.fixed, frames=others)
+    case = Case(
+        slice_.patient, f"slice {slice_.slice}", *pair(slice_.frames), slice_.spacing, fixed_frame=slice_.fixed, frames=others
+    )
     if landmarks is not None:
         fixed, moving = pair(landmarks)
         case = case._replace(fixed_landmarks=fixed, moving_landmarks=moving)
     if organs:
-        fixed, moving = ({name: pair(mask[:, one.slice])[which] for name, mask in organs.items()} for which in (0, 1))
+        fixed, moving = ({name: pair(mask[:, slice_.slice])[which] for name, mask in organs.items()} for which in (0, 1))
         case = case._replace(fixed_masks=fixed, moving_masks=moving)
     return case

@@ -81,7 +81,7 @@ def identity() -> Method:
     return Method("initial", nothing, nothing, lambda shape: 0)
 
 
-def network(registrar: Registrar, *, refine: int = 0, steps: int | None = None) -> Method:
+def network(registrar: Registrar, *, refine: int, steps: int | None = None) -> Method:
     """The network with ``steps`` looks (by default as many as in training) and ``refine`` steps of instance refinement."""
 
     def register(fixed: np.ndarray, moving: np.ndarray) -> Found:

@@ -81,8 +81,10 @@ def concatenate(parts: Sequence[Metrics]) -> Metrics:
     counts = [len(part.mse) for part in parts]
     columns = {name: _column([getattr(part, name) for part in parts], counts) for name in Metrics._fields if name != "dice"}
     dice = [part.dice or {} for part in parts]
-    organs = dict.fromkeys(organ for one in dice for organ in one)
-    return Metrics(**columns, dice={organ: _column([one.get(organ) for one in dice], counts) for organ in organs} or None)
+    organs = dict.fromkeys(organ for overlaps in dice for organ in overlaps)
+    return Metrics(
+        **columns, dice={organ: _column([overlaps.get(organ) for overlaps in dice], counts) for organ in organs} or None
+    )
 
 
 def _logarithm(determinants: np.ndarray) -> np.ndarray:

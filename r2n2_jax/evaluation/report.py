@@ -40,7 +40,7 @@ def evaluate(
     """
     outcomes = {method.name: run(method, cases, progress=progress) for method in methods}
     results = tables.summarise(cases, outcomes, registrar.config)
-    case, pair = ranked(outcomes["network"].metrics, "mse")[sum(len(one.fixed) for one in cases) // 2]
+    case, pair = ranked(outcomes["network"].metrics, "mse")[sum(len(each.fixed) for each in cases) // 2]
     fixed, moving = cases[case].fixed[pair], cases[case].moving[pair]
     shown = registrar.register(fixed, moving, refine=0)
     figures.save_registration(folder / PICTURE, fixed, shown, aspect=cases[case].aspect)
@@ -62,7 +62,7 @@ def render(registrar: Registrar, cases: Sequence[Case], outcomes: dict[str, Outc
 
 def ranked(metrics: Sequence[Metrics], measure: str) -> list[tuple[int, int]]:
     """(case, pair) from the best to the worst, of those for which the measure is known."""
-    found = [(case, getattr(one, measure)) for case, one in enumerate(metrics)]
+    found = [(case, getattr(judged, measure)) for case, judged in enumerate(metrics)]
     values = [(value, case, pair) for case, column in found if column is not None for pair, value in enumerate(column)]
     return [(case, pair) for value, case, pair in sorted(values) if np.isfinite(value)]
 
@@ -92,22 +92,22 @@ def _figures(
         "All frames; right: registered by the network and refined.",
     )
     yield figure("Local transformations over the steps", figures.draw_course(_all_gaussians(registrar, cases)))
-    if results["tre_mm"] is not None and all(one.depth is not None for one in cases):
-        depth = np.concatenate([one.depth for one in cases])
+    if results["tre_mm"] is not None and all(each.depth is not None for each in cases):
+        depth = np.concatenate([each.depth for each in cases])
         errors = {name: np.concatenate([m.tre_mm for m in outcome.metrics]) for name, outcome in outcomes.items()}
         yield figure("TRE against breathing depth", figures.draw_error_over_depth(depth, errors))
     convergence = figures.draw_convergence(outcomes["bspline"].losses)
     yield figure("The B-spline's convergence", convergence, "Mean and middle half of all pairs.")
-    rows = [_compared(cases, outcomes, *worst) for worst in order[::-1][:_WORST]]
+    rows = [_compared(cases, outcomes, *which) for which in order[::-1][:_WORST]]
     yield figure("The network's worst pairs", figures.draw_pairs(rows), "What each method leaves of the difference.")
 
 
 def _compared(
     cases: Sequence[Case], outcomes: dict[str, Outcome], case: int, pair: int
 ) -> tuple[str, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    one = cases[case]
+    worst = cases[case]
     warped = {"moving" if name == "initial" else name: outcome.warped[case][pair] for name, outcome in outcomes.items()}
-    return f"{one.patient} {one.slice}", one.fixed[pair], one.moving[pair], warped
+    return f"{worst.patient} {worst.slice}", worst.fixed[pair], worst.moving[pair], warped
 
 
 def _all_gaussians(registrar: Registrar, cases: Sequence[Case]) -> Gaussians:

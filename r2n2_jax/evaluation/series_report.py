@@ -60,11 +60,11 @@ def _write_frames(path: Path, recording: Recording, results: list[Corrected]) ->
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
-        for index, one in enumerate(results):
-            columns = [recording.times[index], one.position, one.before.mse, one.after.mse]
-            columns += [one.before.ncc, one.after.ncc, one.after.folded, one.mean_mm, one.largest_mm]
-            columns += [one.before.tre_mm, one.after.tre_mm]
-            for frame in range(len(one.warped)):
+        for index, result in enumerate(results):
+            columns = [recording.times[index], result.position, result.before.mse, result.after.mse]
+            columns += [result.before.ncc, result.after.ncc, result.after.folded, result.mean_mm, result.largest_mm]
+            columns += [result.before.tre_mm, result.after.tre_mm]
+            for frame in range(len(result.warped)):
                 values = ["" if c is None or np.isnan(c[frame]) else f"{c[frame]:.6g}" for c in columns]
                 writer.writerow([index, frame, *values])
 
@@ -73,19 +73,19 @@ def summary_rows(results: list[Corrected]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: a slice a row."""
     header = ["slice", "fixed frame", "MSE before", "after", "NCC before", "after", "worse frames", "folded, %", "largest, mm"]
     rows = []
-    for index, one in enumerate(results):
-        others = np.arange(len(one.warped)) != one.fixed
-        pairs = [(one.before.mse, one.after.mse), (one.before.ncc, one.after.ncc)]
+    for index, result in enumerate(results):
+        others = np.arange(len(result.warped)) != result.fixed
+        pairs = [(result.before.mse, result.after.mse), (result.before.ncc, result.after.ncc)]
         similarity = [f"{values[others].mean():.4f}" for pair in pairs for values in pair]
-        worse = int(np.sum((one.after.mse > one.before.mse) & others))
+        worse = int(np.sum((result.after.mse > result.before.mse) & others))
         rows.append(
             [
                 str(index),
-                str(one.fixed),
+                str(result.fixed),
                 *similarity,
                 f"{worse} of {others.sum()}",
-                f"{100 * one.after.folded.mean():.3f}",
-                f"{one.largest_mm.max():.1f}",
+                f"{100 * result.after.folded.mean():.3f}",
+                f"{result.largest_mm.max():.1f}",
             ]
         )
     return header, rows
@@ -96,18 +96,18 @@ def _page(recording: Recording, results: list[Corrected], folder: Path) -> Itera
     if not recording.spacing_known:
         yield html.paragraph("The files hold no spacing: millimetres are pixels here.")
     yield html.table(*summary_rows(results))
-    for index, one in enumerate(results):
+    for index, result in enumerate(results):
         frames, geometry = recording.frames[index], recording.geometries[index]
         name = f"Slice {index}"
         yield html.picture(f"{name}, before and after", "gif", (folder / f"slice_{index}.gif").read_bytes(), "Left: before.")
-        over_time = figures.draw_over_time(frames, one.warped, one.inside, one.fixed, aspect=geometry.aspect)
+        over_time = figures.draw_over_time(frames, result.warped, result.inside, result.fixed, aspect=geometry.aspect)
         yield html.figure(f"{name}, all frames together", over_time, "After: of the frames that show something there.")
         curves = {
-            "position in the motion (first principal component of the frames)": {"": one.position},
-            "mean displacement, mm": {"": one.mean_mm},
-            "masked MSE": {"before": one.before.mse, "after": one.after.mse},
+            "position in the motion (first principal component of the frames)": {"": result.position},
+            "mean displacement, mm": {"": result.mean_mm},
+            "masked MSE": {"before": result.before.mse, "after": result.after.mse},
         }
         times, label = recording.times[index], "seconds"
         if times is None:
             times, label = np.arange(len(frames)), "frame"
-        yield html.figure(f"{name}, frame by frame", figures.draw_curves(times, curves, one.fixed, axis_label=label))
+        yield html.figure(f"{name}, frame by frame", figures.draw_curves(times, curves, result.fixed, axis_label=label))

@@ -33,8 +33,8 @@ def brightness_terms(fixed: Array, points: Array) -> Array:
         points: ``[pixels, d]``, where they are, normalised.
     """
     at = components(points)
-    mixed = [one * other for one, other in itertools.combinations(at, 2)]
-    smooth = jnp.stack([jnp.ones_like(at[0]), *at, *mixed, *(2.0 * one**2 - 1.0 for one in at)])
+    mixed = [part * other for part, other in itertools.combinations(at, 2)]
+    smooth = jnp.stack([jnp.ones_like(at[0]), *at, *mixed, *(2.0 * part**2 - 1.0 for part in at)])
     return jnp.concatenate([smooth, smooth * fixed[None]])
 
 

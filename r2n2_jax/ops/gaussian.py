@@ -159,9 +159,9 @@ def displacement(gaussians: Gaussians, points: Array) -> Array:
     """
 
     # Carried component by component: adding along a last axis of two or three is many times slower.
-    def add(totals: list[Array], one: Gaussians) -> tuple[list[Array], None]:
-        faded = bell(points, one.position, covariance(one.variance, one.rotation))
-        return [total + one.weight[i] * faded for i, total in enumerate(totals)], None
+    def add(totals: list[Array], gaussian: Gaussians) -> tuple[list[Array], None]:
+        faded = bell(points, gaussian.position, covariance(gaussian.variance, gaussian.rotation))
+        return [total + gaussian.weight[i] * faded for i, total in enumerate(totals)], None
 
     nothing = [jnp.zeros(points.shape[:-1], points.dtype)] * points.shape[-1]
     return jnp.stack(jax.lax.scan(add, nothing, gaussians)[0], axis=-1)
@@ -183,15 +183,15 @@ def displacement_and_determinant(gaussians: Gaussians, points: Array) -> tuple[A
     d = points.shape[-1]
     at = components(points)
 
-    def add(totals: tuple[list[Array], list[list[Array]]], one: Gaussians) -> tuple[tuple, None]:
+    def add(totals: tuple[list[Array], list[list[Array]]], gaussian: Gaussians) -> tuple[tuple, None]:
         field, slopes = totals
-        precision = inverse(covariance(one.variance, one.rotation))
-        offset = [at[i] - one.position[i] for i in range(d)]
+        precision = inverse(covariance(gaussian.variance, gaussian.rotation))
+        offset = [at[i] - gaussian.position[i] for i in range(d)]
         pulled = [sum(precision[i, j] * offset[j] for j in range(d)) for i in range(d)]
         height = jnp.exp(-0.5 * sum(o * pull for o, pull in zip(offset, pulled, strict=True)))
         steep = [height * pull for pull in pulled]
-        field = [total + one.weight[i] * height for i, total in enumerate(field)]
-        slopes = [[total - one.weight[i] * steep[j] for j, total in enumerate(row)] for i, row in enumerate(slopes)]
+        field = [total + gaussian.weight[i] * height for i, total in enumerate(field)]
+        slopes = [[total - gaussian.weight[i] * steep[j] for j, total in enumerate(row)] for i, row in enumerate(slopes)]
         return (field, slopes), None
 
     zero = jnp.zeros(points.shape[:-1], points.dtype)

@@ -171,13 +171,13 @@ class _Bell(NamedTuple):
     reshaped: Array
 
 
-def _bell_of(one: FreeGaussians) -> _Bell:
+def _bell_of(gaussian: FreeGaussians) -> _Bell:
     def precision(log_variance: Array, rotation: Array) -> Array:
         return covariance(jnp.exp(-log_variance), rotation)
 
-    shape = (one.log_variance, one.rotation)
+    shape = (gaussian.log_variance, gaussian.rotation)
     reshaped = jnp.concatenate(jax.jacfwd(precision, argnums=(0, 1))(*shape), axis=-1)
-    return _Bell(one.position, one.weight, precision(*shape), reshaped)
+    return _Bell(gaussian.position, gaussian.weight, precision(*shape), reshaped)
 
 
 def _rows(slopes: list[Array], bell: _Bell, points: list[Array]) -> list[Array]:

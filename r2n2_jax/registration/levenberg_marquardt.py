@@ -117,10 +117,10 @@ def refine_batch(fixed: Array, moving: Array, gaussians: Gaussians, *, mask: Arr
     """``refine`` for ``[B]`` pairs with one mask; on a CPU one after the other, as the Jacobian of one fits its cache."""
     at_once = 1 if jax.default_backend() == "cpu" else len(fixed)
 
-    def one(pair: tuple[Array, Array, Gaussians]) -> Gaussians:
+    def refined(pair: tuple[Array, Array, Gaussians]) -> Gaussians:
         return refine(*pair, mask=mask, iterations=iterations).gaussians
 
-    return jax.lax.map(one, (fixed, moving, gaussians), batch_size=at_once)
+    return jax.lax.map(refined, (fixed, moving, gaussians), batch_size=at_once)
 
 
 @jax.jit

@@ -120,21 +120,21 @@ def breathing(key: Array, config: PhantomConfig) -> Breath:
 
 
 @jax.jit
-def exact_displacement(one: PhantomSlice, frame: Array, points: Array) -> Array:
+def exact_displacement(slice_: PhantomSlice, frame: Array, points: Array) -> Array:
     """The true displacement of fixed points ``[..., 2]`` into ``frame``."""
-    fixed, moving = (jax.tree.map(lambda curve, i=i: curve[i], one.breaths) for i in (one.fixed, frame))
-    return displacement_between(one.anatomy, fixed, moving, points)
+    fixed, moving = (jax.tree.map(lambda curve, i=i: curve[i], slice_.breaths) for i in (slice_.fixed, frame))
+    return displacement_between(slice_.anatomy, fixed, moving, points)
 
 
 @jax.jit
-def exact_displacements(one: PhantomSlice, frames: Array, points: Array) -> Array:
+def exact_displacements(slice_: PhantomSlice, frames: Array, points: Array) -> Array:
     """``exact_displacement`` into every one of ``frames [N]``, one after the other: ``[N, ..., 2]``."""
-    return jax.lax.map(lambda frame: exact_displacement(one, frame, points), frames)
+    return jax.lax.map(lambda frame: exact_displacement(slice_, frame, points), frames)
 
 
-def masks(one: PhantomSlice) -> dict[str, np.ndarray]:
+def masks(slice_: PhantomSlice) -> dict[str, np.ndarray]:
     """Body, lungs and liver in every frame: ``[T, H, W]`` bool each."""
-    return {name: np.asarray(value) for name, value in _masks(one.anatomy, one.breaths, one.frames.shape[1:3]).items()}
+    return {name: np.asarray(value) for name, value in _masks(slice_.anatomy, slice_.breaths, slice_.frames.shape[1:3]).items()}
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -1,4 +1,4 @@
-"""The pair that comes with the package: two frames of an unseen phantom patient, mid position and deepest breath, with landmarks."""
+"""The pair that comes with the package: an unseen phantom patient in the mid position and in its deepest breath."""
 
 import contextlib
 from collections.abc import Iterator
