@@ -5,7 +5,6 @@ is its own. The ceiling and the forward pass are timed in turn in ONE process: c
 """
 
 import argparse
-import dataclasses
 import itertools
 import json
 import resource
@@ -67,11 +66,10 @@ def measure_forward() -> dict[str, float]:
     }
 
 
-def measure_training(unroll: int) -> dict[str, float]:
+def measure_training() -> dict[str, float]:
     """Seconds, compilation and peak memory of the training step of one pair."""
-    preset = PRESETS["paper"]
-    model = dataclasses.replace(preset.model, unroll=unroll)
-    config = dataclasses.replace(preset, model=model)
+    config = PRESETS["paper"]
+    model = config.model
     state, step = init_state(config), make_train_step(config)
     pair = jax.random.normal(jax.random.key(1), (2, 1, model.resolution, model.resolution, 1))
     start = time.perf_counter()
@@ -97,17 +95,16 @@ def main() -> None:
     """Prints one JSON object a part."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=["forward", "training"])
-    parser.add_argument("--unroll", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.part == "forward":
         print(json.dumps(measure_forward()))
     elif arguments.part == "training":
-        print(json.dumps(measure_training(arguments.unroll)))
+        print(json.dumps(measure_training()))
     else:
         print(f"device: {jax.devices()[0].device_kind}, jax {jax.__version__}")
-        for words in (["forward"], ["training"]):
-            command = [sys.executable, "-m", "benchmarks.paper_preset", "--part", *words]
-            print(words[0], subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip(), flush=True)
+        for part in ("forward", "training"):
+            command = [sys.executable, "-m", "benchmarks.paper_preset", "--part", part]
+            print(part, subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip(), flush=True)
 
 
 def _seconds(call: Callable[[], jax.Array]) -> float:

@@ -77,7 +77,7 @@ class PhantomConfig:
     pulsation: float = 0.02
     """Largest cardiac displacement, normalised units."""
     noise: float = 0.04
-    """Largest standard deviation of the Rician noise, as a share of the brightest tissue."""
+    """Largest standard deviation of the Rician noise, as a fraction of the brightest tissue."""
     bias: float = 0.3
     """Largest relative change of intensity by the coil's bias field."""
     blur: float = 0.008
@@ -85,7 +85,7 @@ class PhantomConfig:
     density: bool = True
     """Let the lung's signal follow its density, 1 / det J of the motion."""
     variety: float = 0.0
-    """Share of the training pairs that are made into something else: turned, zoomed, moved at random, of another contrast."""
+    """Fraction of the training pairs that are made into something else: turned, zoomed, moved at random, of another contrast."""
 
     def __post_init__(self) -> None:
         checks = {

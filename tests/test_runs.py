@@ -77,7 +77,7 @@ def test_train_eval_register_from_end_to_end(command, whole, tmp_path):
     assert "Patient 2" in out
     judged = json.loads((whole / "eval-phantom" / "results.json").read_text())
     assert judged["pairs"] == 4
-    for measure in ("tre_mm", "seconds_per_pair", "numbers", "mse", "folded"):
+    for measure in ("tre_mm", "seconds_per_pair", "parameters", "mse", "folded"):
         assert set(judged[measure]) == {"initial", "network", "refined", "bspline"}
     assert judged["mse"]["refined"] <= judged["mse"]["network"]
     assert set(judged["table"]["Patient 1"]["bspline"]) == {"Slice 1", "mean"}

@@ -58,7 +58,7 @@ def test_a_dense_field_fitted_at_a_coarse_level_is_given_on_the_images_own_grid(
     assert found.displacement.shape == (1, 32, 32, 2)
 
 
-def test_the_papers_count_of_numbers():
+def test_the_papers_count_of_parameters():
     assert count_parameters(bspline(8.0), (256, 256)) == 34 * 34 * 2 == 2312
     assert count_parameters(gaussians(25), (256, 256)) == 175
     assert count_parameters(DENSE, (256, 256)) == 2 * 256**2
@@ -291,13 +291,13 @@ def test_refinement_of_a_field_that_is_worse_than_none(weight):
     assert float(determinant(displacement(result.gaussians, coordinates(shape))).min()) > 0.0
 
 
-@pytest.mark.parametrize(("weight", "share"), [(1.0, 1.0), (2.0, 0.5), (4.0, 0.25), (-1.0, 0.0)])
-def test_the_share_of_an_answer_that_matches_best(weight, share):
+@pytest.mark.parametrize(("weight", "fraction"), [(1.0, 1.0), (2.0, 0.5), (4.0, 0.25), (-1.0, 0.0)])
+def test_the_fraction_of_an_answer_that_matches_best(weight, fraction):
     """Too much of the truth is taken in part, what leads away from it not at all."""
     fixed, moving = (standardise(image[..., None]) for image in known_pair((64, 64)))
     answer = TRUE._replace(weight=weight * TRUE.weight)
     found = best_fraction(fixed, moving, answer)
-    np.testing.assert_allclose(found.weight, share * answer.weight, atol=1e-6)
+    np.testing.assert_allclose(found.weight, fraction * answer.weight, atol=1e-6)
 
 
 def test_a_motion_that_a_change_of_brightness_speaks_for_is_taken_while_the_plain_mismatch_falls():

@@ -84,7 +84,7 @@ def draw_sequence(fixed: np.ndarray, moving: np.ndarray, gaussians: Gaussians, *
         aspect: height of a pixel over its width.
     """
     total = len(gaussians.position)
-    steps = sorted({max(1, round(total * share)) for share in (0.08, 0.16, 0.32, 1.0)} | {1, min(2, total)})
+    steps = sorted({max(1, round(total * part)) for part in (0.08, 0.16, 0.32, 1.0)} | {1, min(2, total)})
     figure = Figure(figsize=(2.6 * (len(steps) + 1), 8.2 * aspect * fixed.shape[0] / fixed.shape[1]), layout="constrained")
     axes = figure.subplots(3, len(steps) + 1)
     points = coordinates(fixed.shape)

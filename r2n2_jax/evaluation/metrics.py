@@ -31,7 +31,7 @@ class Metrics(NamedTuple):
         dice: overlap of each organ's mask with the moving mask under the field; NaN where either image has none of it.
         mse: of the standardised images, over the pixels that see the moving image.
         ncc: normalised cross-correlation over the same pixels.
-        folded: share of pixels whose Jacobian determinant is not positive (central differences, one-sided at the border).
+        folded: fraction of pixels whose Jacobian determinant is not positive (central differences, one-sided at the border).
         sd_log_jacobian: SDlogJ, the standard deviation of the determinant's logarithm (of 0.001 where it is below).
     """
 

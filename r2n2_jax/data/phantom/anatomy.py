@@ -275,8 +275,8 @@ def _vessel_distance(segments: Array, points: Array) -> Array:
         start, end, radius = segment[:2], segment[2:4], segment[4]
         shape = (1,) * (points.ndim - 1) + (2,)
         along, offset = (end - start).reshape(shape), points - start.reshape(shape)
-        share = jnp.clip(jnp.sum(offset * along, -1) / (jnp.sum(along**2) + 1e-9), 0.0, 1.0)
-        distance = jnp.linalg.norm(offset - share[..., None] * along, axis=-1)
+        along_it = jnp.clip(jnp.sum(offset * along, -1) / (jnp.sum(along**2) + 1e-9), 0.0, 1.0)
+        distance = jnp.linalg.norm(offset - along_it[..., None] * along, axis=-1)
         return jnp.maximum(best, radius - distance), None
 
     return jax.lax.scan(nearest, jnp.full(points.shape[:-1], -1.0), segments)[0]

@@ -25,7 +25,7 @@ class Scan(NamedTuple):
         wave: the wave vector of the coil's field.
         phase: its phase.
         bias: its amplitude.
-        noise: standard deviation of the noise, as a share of the brightest tissue.
+        noise: standard deviation of the noise, as a fraction of the brightest tissue.
         blur: standard deviation of the blur, normalised units.
     """
 

@@ -96,7 +96,7 @@ def volume_change(anatomy: Anatomy, breath: Breath, tissue: Array) -> Array:
     return jnp.clip(determinant, 0.3, 3.0)
 
 
-def _ease(share: Array) -> Array:
+def _ease(fraction: Array) -> Array:
     """0 below 0, 1 above 1, smooth between."""
-    share = jnp.clip(share, 0.0, 1.0)
-    return share * share * (3.0 - 2.0 * share)
+    fraction = jnp.clip(fraction, 0.0, 1.0)
+    return fraction * fraction * (3.0 - 2.0 * fraction)
