@@ -127,11 +127,11 @@ def _train(
                 save_state(checkpoints, state, config, found.score)
                 shown |= {"val_mse": f"{found.mse:.4f}"} if found.tre_px is None else {"TRE": f"{found.tre_px:.2f}px"}
 
-            bar.set_postfix(shown, refresh=False)
-            bar.update()
             if step == start + 1:
                 jax.block_until_ready(metrics)
                 bar.unpause()  # the first step compiled: its time says nothing of the others'
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
     return state
 
 
