@@ -22,6 +22,7 @@ import pytest
 from flax.core import FrozenDict
 from jax.sharding import NamedSharding, PartitionSpec
 
+from r2n2_jax.commands import command_line
 from r2n2_jax.config import Config, ModelConfig, OptimiserConfig, TrainingConfig
 from r2n2_jax.data.dataset import PhantomSource
 from r2n2_jax.runtime import folders, programs
@@ -299,6 +300,105 @@ def test_the_folder_is_made_for_its_user_alone(folder, moments):
         os.umask(before)
     assert len(files(folder)) == 1
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """A user's empty home and folder of temporary files, and JAX without a folder of compiled programs; JAX is restored."""
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = {name: getattr(jax.config, name) for name in names}
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(command_line.Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setattr(command_line.platform, "node", lambda: "host")
+    monkeypatch.setattr(command_line.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield tmp_path
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def homeless():
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_commands_keep_programs_in_the_users_cache(commands, monkeypatch):
+    assert command_line._keep_compiled_programs() == f"kept in {commands}/home/.cache/r2n2_jax/host"
+    assert jax.config.jax_compilation_cache_dir == f"{commands}/home/.cache/r2n2_jax/host"
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(commands / "elsewhere"))
+    assert command_line._keep_compiled_programs() == f"kept in {commands}/elsewhere/r2n2_jax/host"
+
+
+def temporary(commands):
+    return commands / "temporary" / f"r2n2_jax-{os.getuid()}"
+
+
+def no_home(commands, monkeypatch):
+    monkeypatch.setattr(command_line.Path, "home", homeless)
+
+
+def no_writable_home(commands, monkeypatch):
+    (commands / "home").write_text("a file in the way")
+
+
+def open_home(commands, monkeypatch):
+    (commands / "home" / ".cache" / "r2n2_jax" / "host").mkdir(parents=True)
+    (commands / "home" / ".cache" / "r2n2_jax" / "host").chmod(0o777)
+
+
+@of_users
+@pytest.mark.parametrize("lack", [no_home, no_writable_home, open_home])
+def test_without_an_own_folder_at_home_commands_keep_programs_in_a_private_one(commands, monkeypatch, lack):
+    lack(commands, monkeypatch)
+    before = os.umask(0)
+    try:
+        assert command_line._keep_compiled_programs() == f"kept in {temporary(commands)}"
+    finally:
+        os.umask(before)
+    assert jax.config.jax_compilation_cache_dir == str(temporary(commands))
+    assert temporary(commands).stat().st_mode & 0o777 == 0o700
+
+
+def open_to_others(commands, monkeypatch):
+    temporary(commands).mkdir(parents=True)
+    temporary(commands).chmod(0o777)
+
+
+def another_users(commands, monkeypatch):
+    user = os.getuid()
+    monkeypatch.setattr(folders.os, "getuid", lambda: user + 1)
+    temporary(commands).mkdir(parents=True)
+
+
+def missing(commands, monkeypatch):
+    def none():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(command_line.tempfile, "gettempdir", none)
+
+
+@of_users
+@pytest.mark.parametrize("harm", [open_to_others, another_users, missing])
+def test_without_any_own_folder_commands_keep_nothing_and_say_so(commands, monkeypatch, capsys, harm):
+    no_home(commands, monkeypatch)
+    harm(commands, monkeypatch)
+    command_line.announce_device()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert "compiled programs are not kept: no folder is yours alone to write to\n" in capsys.readouterr().out
+
+
+@of_users
+def test_a_named_folder_is_taken_and_what_is_kept_there_is_said(commands):
+    named = commands / "named"
+    jax.config.update("jax_compilation_cache_dir", str(named))
+    assert command_line._keep_compiled_programs() == f"kept in {named}"
+    assert named.stat().st_mode & 0o777 == 0o700
+    named.chmod(0o777)
+    assert command_line._keep_compiled_programs().startswith(f"kept in {named}, but JAX's alone")
+    for name, said in {"gs://bucket/programs": "kept in gs://bucket/programs", "": "not kept"}.items():
+        jax.config.update("jax_compilation_cache_dir", name)
+        assert command_line._keep_compiled_programs() == said
+        assert jax.config.jax_compilation_cache_dir == name
 
 
 def test_what_was_used_last_stays_and_other_peoples_files_too(folder, moments, monkeypatch):
