@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r2n2_jax.baseline.gaussians import gaussians
-from r2n2_jax.baseline.optimise import AT_ONCE, Settings, fit
+from r2n2_jax.baseline.optimise import ITERATIONS_AT_ONCE, Settings, fit
 from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.metrics import measure
@@ -61,7 +61,7 @@ def _levenberg_marquardt(seen: View, start: Gaussians, steps: int) -> Gaussians:
 
 
 def _first_order(fixed: np.ndarray, moving: np.ndarray, start: Gaussians, steps: int) -> Gaussians:
-    settings = Settings(shrink=(1,), iterations=max(steps, AT_ONCE), learning_rate=5e-3)
+    settings = Settings(shrink=(1,), iterations=max(steps, ITERATIONS_AT_ONCE), learning_rate=5e-3)
     free = jax.vmap(to_free)(start)
     return jax.vmap(from_free)(fit(fixed, moving, gaussians(start.position.shape[1]), start=free, settings=settings).params)
 

@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from r2n2_jax.errors import DivergedError, InputError
 from r2n2_jax.runtime.devices import join_processes, leads
+from r2n2_jax.runtime.folders import make_own
 
 T = TypeVar("T")
 
@@ -88,7 +89,7 @@ def announce_device() -> None:
     kept, devices = _keep_compiled_programs(), jax.devices()
     if not leads():
         return
-    print(f"compiled programs are kept in {kept}")
+    print(f"compiled programs are {kept}")
     if jax.process_count() > 1:
         print(f"{jax.process_count()} processes share the work")
     if jax.default_backend() == "cpu":
@@ -100,21 +101,36 @@ def announce_device() -> None:
 def _keep_compiled_programs() -> str:
     """Lets compiled programs outlive the command: the next one starts at once. JAX's own setting comes first.
 
-    A home that several machines share gets a folder for each, as their programs are not each other's.
+    They are run as they are found. So only a folder that others cannot write to is chosen; into one that is named JAX puts
+    its own whosever it is.
+
+    Returns:
+        where they are kept, in words.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "r2n2_jax" / platform.node()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
-    return jax.config.jax_compilation_cache_dir
+    named = jax.config.jax_compilation_cache_dir
+    if named:
+        trusted = "://" in named or make_own(Path(named))
+        return f"kept in {named}" if trusted else f"kept in {named}, but JAX's alone: the folder is not yours alone to write to"
+    if named is not None:
+        return "not kept"
+    folder = next(filter(make_own, _folders()), None)
+    if folder is None:
+        return "not kept: no folder is yours alone to write to"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
+    return f"kept in {folder}"
 
 
-def _home() -> Path:
-    """Of a user without one, as a container may have, the folder for temporary files."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return Path(tempfile.gettempdir())
+def _folders() -> Iterator[Path]:
+    """Where programs can be kept, the best place first.
+
+    A home that several machines share gets a folder for each, as their programs are not each other's. A user without a home,
+    as a container may have, gets a folder among the temporary ones.
+    """
+    with contextlib.suppress(RuntimeError):
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r2n2_jax" / platform.node()
+    with contextlib.suppress(OSError):
+        yield Path(tempfile.gettempdir()) / f"r2n2_jax-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
 def _one_line(message: str) -> str:

@@ -91,7 +91,7 @@ class PhantomSource:
         return phantom_examples(self._config, "validation", count)
 
 
-@kept
+@functools.partial(kept, returns=[Batch])
 @functools.partial(jax.jit, static_argnames=("config", "size", "resolution"))
 def _phantom_batch(key: Array, *, config: PhantomConfig, size: int, resolution: int) -> Batch:
     key_pairs, key_direction, key_varied, key_last = jax.random.split(key, 4)
@@ -165,7 +165,7 @@ def held_out_phantoms(config: PhantomConfig, resolution: int, split: Split, coun
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays)[:count], *parts)
 
 
-@kept
+@functools.partial(kept, returns=[Pair])
 @functools.partial(jax.jit, static_argnames=("config", "resolution"))
 def _phantoms(keys: Array, *, config: PhantomConfig, resolution: int) -> Pair:
     return sample_batch(keys, config, (resolution, resolution))

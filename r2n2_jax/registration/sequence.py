@@ -128,7 +128,7 @@ def view(fixed: Array, moving: Array, mask: Array | None = None, *, shape: tuple
     return _on_each(own, devices, (PAIRS, PAIRS, EVERYWHERE), _VIEW)(fixed, moving, mask)
 
 
-@kept
+@functools.partial(kept, returns=[Gaussians])
 @functools.partial(jax.jit, static_argnames=("model", "steps", "refine", "devices"))
 def _found(params: Any, views: list[View], *, model: ModelConfig, steps: int, refine: int, devices: Mesh) -> Gaussians:
     """The network's answer to the first view, refined on all of them, or as much of it as makes its pair match best."""

@@ -7,15 +7,19 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import json
 import os
-import pickle
+import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from flax.core import FrozenDict
 from jax import export
+
+from r2n2_jax.runtime.folders import make_own
 
 _DIGEST = hashlib.sha256
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy")
@@ -28,19 +32,28 @@ _SETTINGS = (
     "jax_threefry_partitionable",
     "jax_use_shardy_partitioner",
 )
+_SUFFIX = "-export"
+_MOST_KEPT = 64
+# With what a writer that was killed has left. Older code pickled its programs, and they are not read any more.
+_PROGRAM = re.compile(rf".+-[0-9a-f]{{64}}{_SUFFIX}(\.[0-9a-f]{{32}})?")
+_PICKLED = re.compile(r".+-[0-9a-f]{64}-program(\.[0-9a-f]{32})?")
 
 
-def kept(jitted: Callable[..., Any], *, depends: Any = None, donate: int = 0) -> Callable[..., Any]:
+def kept(
+    jitted: Callable[..., Any], *, depends: Any = None, donate: int = 0, returns: Sequence[type] = ()
+) -> Callable[..., Any]:
     """The jitted function, read as StableHLO from JAX's folder of compiled programs where an earlier process left it there.
 
     A file is named by what a trace depends on: this package's code, the libraries' versions, JAX's settings, the devices, the
-    arguments' shapes and places, the options. Nothing is kept without such a folder (``jax_compilation_cache_dir``), of several
-    processes, while debugging, and of what cannot be written down; under ``jit``, ``grad`` and ``vmap`` it is the function.
+    arguments' shapes and places, the options. Nothing is kept without such a folder (``jax_compilation_cache_dir``), in one
+    that others can write to, of several processes, while debugging, and of what cannot be written down; under ``jit``,
+    ``grad`` and ``vmap`` it is the function.
 
     Args:
         jitted: positional arguments are pytrees of arrays, keywords are static.
         depends: what it depends on beside its arguments, where it closes over something; its ``repr`` says all.
         donate: how many of the first arguments ``jitted`` donates.
+        returns: the NamedTuples in its result that are in no argument. Their names alone are in the file.
     """
     programs: dict[Any, Callable[..., Any]] = {}
 
@@ -54,9 +67,9 @@ def kept(jitted: Callable[..., Any], *, depends: Any = None, donate: int = 0) ->
         key = (structure, tuple(map(_kind, leaves)), tuple(options.items()), settings)
         if key not in programs:
             whole = (f"{jitted.__module__}.{jitted.__qualname__}", depends, key, _CODE, _environment())
-            path = folder / f"{jitted.__name__}-{_DIGEST(repr(whole).encode()).hexdigest()}-program"
-            donated = tuple(range(len(jax.tree.leaves(arrays[:donate]))))
-            programs[key] = _program(path, jitted, arrays, options, donated)
+            path = folder / f"{jitted.__name__}-{_DIGEST(repr(whole).encode()).hexdigest()}{_SUFFIX}"
+            program = _program(path, jitted, arrays, options, _types(structure).union(returns))
+            programs[key] = jitted if program is None else _compiled(program, donate)
         return programs[key](*arrays, **options)
 
     return call
@@ -98,40 +111,62 @@ _CODE = _code(Path(__file__).parents[1])
 
 
 def _program(
-    path: Path, jitted: Callable[..., Any], arrays: tuple[Any, ...], options: dict[str, Any], donated: tuple[int, ...]
-) -> Callable[..., Any]:
+    path: Path, jitted: Callable[..., Any], arrays: tuple[Any, ...], options: dict[str, Any], types: Iterable[type]
+) -> export.Exported | None:
+    """The program that is kept at ``path``, now if not before; None where the folder or the function forbids it."""
+    if not make_own(path.parent):
+        return None
     try:
-        program, returned = _read(path) or _build(path, jitted, arrays, options)
-    except NotImplementedError:  # what calls Python from within, say
-        return jitted
-    compiled = jax.jit(program.call, donate_argnums=donated)
-
-    def call(*arrays: Any, **_: Any) -> Any:
-        return jax.tree.unflatten(returned, compiled(*jax.tree.leaves(arrays)))
-
-    return call
+        for node in types:
+            _register(node)
+        return _read(path) or _build(path, jitted, arrays, options)
+    except (NotImplementedError, TypeError, ValueError):
+        # What calls Python from within, say, or is made of what JAX cannot name. An error of the function's own comes again.
+        return None
 
 
-def _build(path: Path, jitted: Callable[..., Any], arrays: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any]:
-    """Traces the function on flat arrays, and keeps that where the disk has room."""
-    leaves, structure = jax.tree.flatten(arrays)
-    returned = []
+def _compiled(program: export.Exported, donate: int) -> Callable[..., Any]:
+    compiled = jax.jit(program.call, donate_argnums=tuple(range(donate)))
+    return lambda *arrays, **_: compiled(*arrays)
 
-    def flat(*leaves: Any) -> list[Any]:
-        result = jitted(*jax.tree.unflatten(structure, leaves), **options)
-        returned.append(jax.tree.structure(result))
-        return jax.tree.leaves(result)
 
-    flat.__name__ = jitted.__name__
-    program = export.export(jax.jit(flat))(*leaves)
-    content = pickle.dumps((bytes(program.serialize()), returned[0]))
+def _types(structure: jax.tree_util.PyTreeDef) -> set[type]:
+    """What a pytree's inner nodes are."""
+    node = structure.node_data()
+    return {node[0]}.union(*map(_types, structure.children())) if node else set()
+
+
+@functools.cache
+def _register(node: type) -> None:
+    """Lets JAX write a type's name into a program; it takes every type once.
+
+    Raises:
+        ValueError: where another type has that name.
+    """
+    name = f"{node.__module__}.{node.__qualname__}"
+    if node is FrozenDict:
+        export.register_pytree_node_serialization(
+            node,
+            serialized_name=name,
+            serialize_auxdata=lambda keys: json.dumps(keys).encode(),
+            deserialize_auxdata=lambda keys: tuple(json.loads(keys)),
+        )
+    elif hasattr(node, "_fields"):
+        export.register_namedtuple_serialization(node, serialized_name=name)
+
+
+def _build(path: Path, jitted: Callable[..., Any], arrays: tuple[Any, ...], options: dict[str, Any]) -> export.Exported:
+    """Traces the function, and keeps that where the disk has room."""
+    program = export.export(jitted)(*arrays, **options)
+    content = bytes(program.serialize())
     with contextlib.suppress(OSError):
         _write(path, _DIGEST(content).digest() + content)
-    return program, returned[0]
+        _prune(path.parent)
+    return program
 
 
-def _read(path: Path) -> tuple[Any, Any] | None:
-    """What ``_build`` left; None where nothing is there, or not all of it."""
+def _read(path: Path) -> export.Exported | None:
+    """What ``_build`` left; None where nothing is there, or not all of it, or something else."""
     try:
         whole = path.read_bytes()
     except OSError:
@@ -140,16 +175,30 @@ def _read(path: Path) -> tuple[Any, Any] | None:
     digest, content = whole[:size], whole[size:]
     if _DIGEST(content).digest() != digest:
         return None
-    program, returned = pickle.loads(content)
-    return export.deserialize(bytearray(program)), returned
+    try:
+        program = export.deserialize(bytearray(content))
+    except Exception:  # JAX does not say which: it takes the bytes for what they are not
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # used just now: others are pruned before it
+    return program
 
 
 def _write(path: Path, content: bytes) -> None:
     """Whole or not at all, also where two processes write the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         partial.write_bytes(content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _prune(folder: Path) -> None:
+    """Deletes the programs that older code pickled, and all but those that were used last."""
+    files = list(folder.iterdir())
+    pickled = [path for path in files if _PICKLED.fullmatch(path.name)]
+    programs = sorted((path for path in files if _PROGRAM.fullmatch(path.name)), key=lambda path: path.stat().st_mtime_ns)
+    for path in pickled + programs[:-_MOST_KEPT]:
+        with contextlib.suppress(OSError):
+            path.unlink()
