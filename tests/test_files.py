@@ -209,6 +209,7 @@ def test_a_file_of_something_else_is_told_of_once(suffix, content, tmp_path, cap
 def test_a_metaimage_header_without_its_pixels(compressed, tmp_path, capfd):
     path = tmp_path / "a.mhd"
     sitk.WriteImage(sitk.GetImageFromArray(ramp(12, 12)), str(path), compressed)
+    path.write_bytes(path.read_bytes().rstrip())  # as an editor may leave it
     np.testing.assert_array_equal(read_image(path).pixels, ramp(12, 12))
     for values in tmp_path.glob("a.*raw"):
         values.unlink()

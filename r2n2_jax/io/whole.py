@@ -97,14 +97,13 @@ def _check_meta(path: Path) -> None:
     """Compares what the header announces with what there is; lists of files and text are left to ITK."""
     with path.open("rb") as file:
         head = file.read(_META_HEADER_BYTES)
-    end = re.search(rb"^ElementDataFile[ \t]*[=:][^\n]*\n", head, re.MULTILINE)
+    end = re.search(rb"^ElementDataFile[ \t]*[=:][^\n]*\n?", head, re.MULTILINE)
     if end is None:
         raise EOFError
-    lines = re.findall(r"^(\w+)[ \t]*[=:][ \t]*(.*?)\s*$", head[: end.end()].decode("latin-1"), re.MULTILINE)
-    fields = dict(lines)
-    if not {"NDims", "DimSize", "ElementType"} <= fields.keys():
+    fields = dict(re.findall(r"^(\w+)[ \t]*[=:][ \t]*(.*?)\s*$", head[: end.end()].decode("latin-1"), re.MULTILINE))
+    name = fields.get("ElementDataFile")
+    if not name or not {"NDims", "DimSize", "ElementType"} <= fields.keys():
         raise EOFError
-    name = fields["ElementDataFile"]
     if name.startswith("LIST") or "%" in name or fields.get("BinaryData", "True") == "False":
         return
     if name in ("LOCAL", "Local", "local"):
