@@ -1,5 +1,6 @@
 """DICOM series written by pydicom, for the tests: every entry can be changed or taken away."""
 
+import gdcm
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -63,24 +64,26 @@ def write_series(folder, slices: np.ndarray, *, normal=(0.0, 0.0, 1.0), drop: tu
         write_single(folder / f"IM{names[number]:04d}.dcm", slices[t, s], drop=missing, **left)
 
 
-def write_enhanced(path, frames: np.ndarray, *, slope: float = 1.0, delays=None) -> None:
-    """``[N, H, W]`` stored values in one file of several frames at one place, as enhanced MR has them."""
+def write_enhanced(path, frames: np.ndarray, *, slope=1.0, delays=None) -> None:
+    """``[N, H, W]`` stored values in one file, all frames at one place, as enhanced MR has them; one slope, or one a frame."""
     dataset = file_dataset(EnhancedMRImageStorage, frames.shape[1:])
     dataset.NumberOfFrames, dataset.InstanceNumber = len(frames), 1
     shared = Dataset()
-    measures, orientation, transformation = Dataset(), Dataset(), Dataset()
+    measures, orientation = Dataset(), Dataset()
     measures.PixelSpacing, measures.SliceThickness = [2.0, 1.5], 8.0
     orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    transformation.RescaleSlope, transformation.RescaleIntercept, transformation.RescaleType = slope, 0.0, "US"
     shared.PixelMeasuresSequence = Sequence([measures])
     shared.PlaneOrientationSequence = Sequence([orientation])
-    shared.PixelValueTransformationSequence = Sequence([transformation])
+    if np.ndim(slope) == 0:
+        shared.PixelValueTransformationSequence = Sequence([rescale(slope)])
     dataset.SharedFunctionalGroupsSequence = Sequence([shared])
     groups = []
     for index in range(len(frames)):
         group, position, timing = Dataset(), Dataset(), Dataset()
         position.ImagePositionPatient = [-31.0, 12.5, 40.0]
         group.PlanePositionSequence = Sequence([position])
+        if np.ndim(slope):
+            group.PixelValueTransformationSequence = Sequence([rescale(slope[index])])
         if delays is not None:
             timing.NominalCardiacTriggerDelayTime = delays[index]
             group.CardiacSynchronizationSequence = Sequence([timing])
@@ -92,3 +95,23 @@ def write_enhanced(path, frames: np.ndarray, *, slope: float = 1.0, delays=None)
 
 def stored_values(path) -> np.ndarray:
     return pydicom.dcmread(path).pixel_array
+
+
+def rescale(slope: float) -> Dataset:
+    transformation = Dataset()
+    transformation.RescaleSlope, transformation.RescaleIntercept, transformation.RescaleType = slope, 0.0, "US"
+    return transformation
+
+
+def compress(path, syntax: int) -> None:
+    """Writes a file again with another of GDCM's transfer syntaxes."""
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()

@@ -4,6 +4,7 @@ import math
 import os
 
 import numpy as np
+import PIL.Image
 import pytest
 import scipy.ndimage
 import SimpleITK as sitk
@@ -171,6 +172,58 @@ def test_bad_images_are_named_with_what_is_wrong(name, tmp_path):
         read_image(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+KINDS = (".png", ".jpg", ".bmp", ".tif", ".mha", ".mhd", ".nii", ".nii.gz", ".hdr", ".nrrd")
+
+
+@pytest.mark.parametrize("share", [0.03, 0.5, 0.97])
+@pytest.mark.parametrize("suffix", [*KINDS, "first.tif"])
+def test_a_file_cut_short_is_told_of_once(suffix, share, tmp_path, capfd):
+    """ITK reads some with grey or zeros in the place of what is missing, and prints of others to the process's streams."""
+    noise = np.random.default_rng(0).integers(1, 255, (40, 40), dtype=np.uint8)
+    path = tmp_path / f"cut{suffix}"
+    if suffix == "first.tif":  # its directory before its pixels: ITK writes it behind them
+        PIL.Image.fromarray(noise).save(path)
+    else:
+        write(path, noise)
+    np.testing.assert_allclose(read_image(path).pixels, noise, atol=30)
+    cut = path.with_suffix({".mhd": ".raw", ".hdr": ".img"}.get(suffix, path.suffix))
+    cut.write_bytes(cut.read_bytes()[: int(share * cut.stat().st_size)])
+    capfd.readouterr()
+    with pytest.raises(InputError, match="not an image"):
+        read_image(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+@pytest.mark.parametrize("content", [b"", b"not an image", bytes(range(1, 256)) * 9])
+def test_a_file_of_something_else_is_told_of_once(suffix, content, tmp_path, capfd):
+    (tmp_path / f"other{suffix}").write_bytes(content)
+    with pytest.raises(InputError, match="not an image"):
+        read_image(tmp_path / f"other{suffix}")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_metaimage_header_without_its_pixels(compressed, tmp_path, capfd):
+    path = tmp_path / "a.mhd"
+    sitk.WriteImage(sitk.GetImageFromArray(ramp(12, 12)), str(path), compressed)
+    path.write_bytes(path.read_bytes().rstrip())  # as an editor may leave it
+    np.testing.assert_array_equal(read_image(path).pixels, ramp(12, 12))
+    for values in tmp_path.glob("a.*raw"):
+        values.unlink()
+    with pytest.raises(InputError, match="not an image"):
+        read_image(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_tiff_that_pillow_does_not_know_is_read(tmp_path):
+    grey = ramp(12, 14)
+    sitk.WriteImage(sitk.GetImageFromArray(np.stack([grey] * 3, -1), isVector=True), str(tmp_path / "rgb.tif"))
+    with pytest.raises(PIL.UnidentifiedImageError), PIL.Image.open(tmp_path / "rgb.tif"):
+        pass
+    np.testing.assert_allclose(read_image(tmp_path / "rgb.tif").pixels, grey, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])

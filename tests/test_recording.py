@@ -1,8 +1,5 @@
 """Recordings of every format come in at the right place and in the right order, and go out as they came."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pydicom
 import pytest
@@ -11,7 +8,6 @@ from dicom_files import stored_values, write_enhanced, write_series, write_singl
 from pydicom.uid import ExplicitVRBigEndian, generate_uid
 
 from r2n2_jax.errors import InputError
-from r2n2_jax.io.mapped import mapped, release
 from r2n2_jax.io.recording import read_recording
 
 FRAMES, SLICES = 5, 2
@@ -420,30 +416,3 @@ def test_every_slice_has_its_own_times(stored, tmp_path):
     recording = read_recording(tmp_path)
     for number, times in enumerate(recording.times):
         np.testing.assert_allclose(times, 0.04 * (1 + number) * np.arange(FRAMES), atol=1e-9)
-
-
-def test_a_mapped_array_is_an_array_that_can_be_let_go(tmp_path):
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(300, 64, 64)).astype(np.float32)
-    array = mapped(values.shape)
-    np.testing.assert_array_equal(array, 0.0)
-    array[:] = values
-    release(array[3:, 1])  # of a view, the whole
-    np.testing.assert_array_equal(array, values)
-    release(values)  # not mapped: nothing happens
-    np.testing.assert_array_equal(array, values)
-
-
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's account of memory")
-def test_what_is_let_go_takes_no_memory():
-    array = mapped((256, 128, 128))
-    array[:] = 1.0
-
-    def resident():
-        lines = Path("/proc/self/statm").read_text().split()
-        return int(lines[1]) * os.sysconf("SC_PAGESIZE")
-
-    before = resident()
-    release(array)
-    assert before - resident() > 0.9 * array.nbytes
-    assert array.sum() == array.size

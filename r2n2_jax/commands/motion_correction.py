@@ -16,7 +16,6 @@ from r2n2_jax.io.files import write_json
 from r2n2_jax.io.geometry import Geometry, points_to_px, to_px
 from r2n2_jax.io.images import write_displacement, write_image
 from r2n2_jax.io.landmarks import landmark_names, place_landmarks, write_landmarks
-from r2n2_jax.io.mapped import mapped, release
 from r2n2_jax.io.recording import Recording
 from r2n2_jax.registration.registrar import REFINE, Registrar
 from r2n2_jax.registration.result import CONVENTION, Registration
@@ -117,7 +116,7 @@ def _correct_slice(
 ) -> Corrected:
     frames, geometry = recording.frames[index], recording.geometries[index]
     fixed_frames = np.broadcast_to(frames[fixed], frames.shape)
-    warped, inside = mapped(frames.shape), mapped(frames.shape, kind=bool)
+    warped, inside = np.zeros_like(frames), np.zeros(frames.shape, bool)
     parts, done = [], 0
     for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, steps=options.steps, refine=options.refine):
         count = len(chunk.warped)
@@ -133,9 +132,6 @@ def _correct_slice(
         warped[part], inside[part] = chunk.warped, chunk.inside
         parts.append(_summary(chunk, case, geometry))
         done += count
-        release(frames)
-        release(warped)
-        release(inside)
         bar.update(count)
     return Corrected(
         fixed,

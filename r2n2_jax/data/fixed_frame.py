@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from r2n2_jax.io.mapped import rows
-
 _VALUES_AT_ONCE = 1_000_000
 
 
@@ -22,7 +20,7 @@ def position_curve(frames: np.ndarray) -> np.ndarray:
     # The T x T Gram matrix has the same scores as the pixels' covariance, and is small; it is summed up over the pixels.
     gram, width = np.zeros((len(frames), len(frames))), max(_VALUES_AT_ONCE // len(frames), 1)
     for start in range(0, flat.shape[1], width):
-        some = np.stack([frame[start : start + width].astype(np.float64) for frame in rows(flat)])
+        some = flat[:, start : start + width].astype(np.float64)
         some -= some.mean(axis=0)
         gram += some @ some.T
     values, vectors = np.linalg.eigh(gram)
@@ -39,5 +37,5 @@ def mean_position_frame(frames: np.ndarray) -> int:
 
 def mean_intensity_frame(frames: np.ndarray) -> int:
     """The frame ``[T, *spatial]`` whose mean intensity is nearest the series', as the paper's authors choose it."""
-    means = np.array([frame.mean(dtype=np.float64) for frame in rows(frames)])
+    means = frames.mean(axis=tuple(range(1, frames.ndim)), dtype=np.float64)
     return int(np.argmin(np.abs(means - means.mean())))

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from r2n2_jax.io.geometry import points_to_px, to_px
-from r2n2_jax.io.mapped import rows
 from r2n2_jax.ops.gaussian import Gaussians, displacement, rotation_matrix
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import warp
@@ -185,7 +184,7 @@ def animate_series(frames: np.ndarray, warped: np.ndarray, *, aspect: float = 1.
     stride = -(-len(frames) // _GIF_FRAMES)
 
     def pictures() -> Iterator[PIL.Image.Image]:
-        for before, after in zip(rows(frames[::stride]), rows(warped[::stride]), strict=True):
+        for before, after in zip(frames[::stride], warped[::stride], strict=True):
             both = np.concatenate([before, gap, after], axis=1)
             grey = np.clip(scale * (both - low), 0, 255).astype(np.uint8) & 0xFC  # 64 greys pack smaller than 256
             yield PIL.Image.fromarray(grey).resize(size, PIL.Image.Resampling.BILINEAR)
@@ -206,7 +205,7 @@ def _over_frames(frames: np.ndarray, inside: np.ndarray | None = None) -> tuple[
     first = frames[0].astype(np.float64)
     total = squares = count = np.zeros_like(first)
     seen = np.broadcast_to(True, frames.shape) if inside is None else inside
-    for frame, here in zip(rows(frames), rows(seen), strict=True):
+    for frame, here in zip(frames, seen, strict=True):
         change = np.where(here, frame - first, 0.0)
         total, squares, count = total + change, squares + change**2, count + here
     count[count == 0] = np.nan

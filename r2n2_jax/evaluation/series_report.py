@@ -9,7 +9,6 @@ import numpy as np
 
 from r2n2_jax.evaluation import figures, html
 from r2n2_jax.evaluation.metrics import Metrics
-from r2n2_jax.io.mapped import release
 from r2n2_jax.io.recording import Recording
 
 
@@ -47,8 +46,6 @@ def write_series_report(folder: Path, recording: Recording, results: list[Correc
     for index, (frames, result, geometry) in enumerate(zip(recording.frames, results, recording.geometries, strict=True)):
         gif = figures.animate_series(frames, result.warped, aspect=geometry.aspect)
         (folder / f"slice_{index}.gif").write_bytes(gif)
-        release(frames)
-        release(result.warped)
     page = html.document("Motion correction", _page(recording, results, folder))
     (folder / "report.html").write_text(page, encoding="utf-8")
 

@@ -1,12 +1,8 @@
-"""DICOM series: which frames belong together, where their slices lie, and in which order they were taken.
-
-Headers are read by pydicom; pixels by SimpleITK where a file holds one frame, by pydicom where it holds several.
-"""
+"""DICOM headers: which frames belong together, where their slices lie, and in which order they were taken."""
 
 import datetime
-import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -14,22 +10,14 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
-from pydicom.pixels import pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.geometry import Geometry
-from r2n2_jax.io.images import read_image
-from r2n2_jax.io.mapped import mapped, release
 
 OrderBy = Literal["trigger-time", "acquisition-time", "temporal-position", "instance-number", "content-time"]
 
 _SAME_PLACE_MM = 0.01
 _SAME_DIRECTION = 1e-3
-_OF_OLD_PIXELS = (
-    "PixelData", "FloatPixelData", "SmallestImagePixelValue", "LargestImagePixelValue", "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
-)  # fmt: skip
 _STRAIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _AUTOMATIC: tuple[OrderBy, ...] = ("trigger-time", "acquisition-time", "temporal-position", "instance-number")
 
@@ -118,77 +106,14 @@ def read_dicom_series(paths: Iterable[Path], *, order_by: OrderBy | None = None)
     return [_in_time(members, chosen) for members in slices]
 
 
-def read_dicom_pixels(frames: Sequence[DicomFrame]) -> np.ndarray:
-    """The frames' pixels ``[T, H, W]`` float32: rescaled, bright where the picture is bright (MONOCHROME1 is turned over).
-
-    They are read one by one into a mapped array.
-
-    Raises:
-        InputError: where a file is truncated, or of a compression that cannot be read.
-    """
-    width, height = frames[0].size
-    pixels = mapped((len(frames), height, width))
-    position = 0
-    for path, members in itertools.groupby(frames, key=lambda frame: frame.path):
-        for image in _read_frames(path, [frame.index for frame in members]):
-            pixels[position] = image
-            release(pixels)
-            position += 1
-    return pixels
-
-
-def write_dicom_series(
-    folder: Path,
-    slices: list[DicomSlice],
-    pixels: list[np.ndarray],
-    *,
-    description: str,
-    spacing: tuple[float, float] | None = None,
-) -> None:
-    """Writes registered frames as a new series: the headers of the files they come from, with new identifiers.
-
-    Args:
-        folder: an existing folder; files get the names they had.
-        slices: where the frames come from.
-        pixels: ``[T, H, W]`` a slice, in the units that ``read_dicom_pixels`` gives.
-        description: what is added to the series' description.
-        spacing: millimetres along ``(x, y)``, in the place of the headers'.
-    """
-    series = generate_uid()
-    found: dict[Path, list[tuple[DicomFrame, np.ndarray]]] = {}
-    for one, registered in zip(slices, pixels, strict=True):
-        for frame, image in zip(one.frames, registered, strict=True):
-            found.setdefault(frame.path, []).append((frame, image))
-    for path, members in found.items():
-        dataset = pydicom.dcmread(path)
-        stored = np.zeros((len(members), *members[0][1].shape), _stored_type(dataset))
-        for frame, image in members:
-            stored[frame.index or 0] = _to_stored(dataset, frame.index or 0, image)
-            release(image)
-        if spacing is not None:
-            _set_spacing(dataset, spacing)
-        for entry in _OF_OLD_PIXELS:
-            if entry in dataset:
-                del dataset[entry]
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
-        dataset["PixelData"].VR = "OW" if dataset.BitsAllocated > 8 else "OB"
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        dataset.SeriesInstanceUID = series
-        dataset.SeriesDescription = f"{dataset.get('SeriesDescription', '')} {description}".strip()[:64]
-        kind = dataset.get("ImageType")
-        dataset.ImageType = ["DERIVED", "SECONDARY", *(list(kind)[2:] if isinstance(kind, MultiValue) else [])]
-        try:
-            dataset.save_as(folder / path.name, enforce_file_format=True)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise InputError(f"{path}: its header cannot be written again: {error}") from error
-
-
-def _set_spacing(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> None:
-    """In the header and in all functional groups that hold one."""
-    measured = [group for index in range(int(dataset.get("NumberOfFrames") or 1)) for group in _groups(dataset, index)]
-    for group in [dataset, *(group for group in measured if "PixelSpacing" in group)]:
-        group.PixelSpacing = [spacing[1], spacing[0]]
+def functional_groups(header: pydicom.Dataset, index: int | None) -> list[pydicom.Dataset]:
+    """Where a frame's entries are looked up, in this order: its own functional groups, the shared ones, the file's header."""
+    groups = []
+    for sequence, item in (("PerFrameFunctionalGroupsSequence", index), ("SharedFunctionalGroupsSequence", 0)):
+        if sequence in header:
+            functional = header[sequence].value[item or 0]
+            groups += [element.value[0] for element in functional if element.VR == "SQ" and len(element.value)]
+    return [*groups, header]
 
 
 def _is_dicom(path: Path) -> bool:
@@ -218,7 +143,7 @@ def _check_pixel_entries(path: Path, header: pydicom.Dataset) -> None:
 
 def _frame(path: Path, header: pydicom.Dataset, index: int | None) -> DicomFrame:
     _check_pixel_entries(path, header)
-    groups = _groups(header, index)
+    groups = functional_groups(header, index)
 
     def entry(name: str) -> Any:
         return next((getattr(group, name) for group in groups if getattr(group, name, None) not in (None, "")), None)
@@ -259,16 +184,6 @@ def _frame(path: Path, header: pydicom.Dataset, index: int | None) -> DicomFrame
 def _is_frame(orientation: np.ndarray) -> bool:
     axes = orientation.reshape(2, 3)
     return np.allclose(axes @ axes.T, np.eye(2), atol=0.01)
-
-
-def _groups(header: pydicom.Dataset, index: int | None) -> list[pydicom.Dataset]:
-    """Where a frame's entries are looked up, in this order: its own functional groups, the shared ones, the file's header."""
-    groups = []
-    for sequence, item in (("PerFrameFunctionalGroupsSequence", index), ("SharedFunctionalGroupsSequence", 0)):
-        if sequence in header:
-            functional = header[sequence].value[item or 0]
-            groups += [element.value[0] for element in functional if element.VR == "SQ" and len(element.value)]
-    return [*groups, header]
 
 
 def _check_same(frames: list[DicomFrame]) -> None:
@@ -341,53 +256,6 @@ def _in_time(members: list[DicomFrame], key: OrderBy) -> DicomSlice:
         times = np.array([frame.keys[key] for frame in frames])
         times = times - times[0]
     return DicomSlice(frames, geometry, times, key)
-
-
-def _read_frames(path: Path, indices: list[int | None]) -> Iterator[np.ndarray]:
-    """The frames of one file, decoded one by one."""
-    if indices == [None]:
-        yield read_image(path).pixels
-        return
-    try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        for index in indices:
-            pixels = pixel_array(path, index=index).astype(np.float32)
-            if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-                pixels = _turned_over(dataset, pixels)
-            slope, intercept = _rescale(dataset, index)
-            yield pixels * np.float32(slope) + np.float32(intercept)
-    except (InvalidDicomError, ValueError, EOFError, AttributeError, RuntimeError, NotImplementedError) as error:
-        raise InputError(f"{path}: its pixels cannot be read: {error}") from error
-
-
-def _rescale(dataset: pydicom.Dataset, index: int) -> tuple[float, float]:
-    for group in _groups(dataset, index):
-        if "RescaleSlope" in group:
-            return float(group.RescaleSlope), float(group.get("RescaleIntercept", 0.0))
-    return 1.0, 0.0
-
-
-def _turned_over(dataset: pydicom.Dataset, pixels: np.ndarray) -> np.ndarray:
-    """Stored values of MONOCHROME1 as MONOCHROME2 would store them, and back: the range's ends change places."""
-    low, high = _stored_range(dataset)
-    return low + high - pixels
-
-
-def _stored_range(dataset: pydicom.Dataset) -> tuple[int, int]:
-    bits, signed = int(dataset.BitsStored), int(dataset.get("PixelRepresentation", 0))
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-
-
-def _stored_type(dataset: pydicom.Dataset) -> np.dtype:
-    return np.dtype(f"{'i' if int(dataset.get('PixelRepresentation', 0)) else 'u'}{int(dataset.BitsAllocated) // 8}")
-
-
-def _to_stored(dataset: pydicom.Dataset, index: int, image: np.ndarray) -> np.ndarray:
-    slope, intercept = _rescale(dataset, index)
-    stored = (image - intercept) / slope
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        stored = _turned_over(dataset, stored)
-    return np.clip(np.round(stored), *_stored_range(dataset))
 
 
 def _number(value: Any) -> float | None:

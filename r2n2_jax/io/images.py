@@ -1,10 +1,7 @@
 """Image files in and out: the only place that knows SimpleITK. Arrays are ``[*spatial]`` float32 in array order."""
 
 import contextlib
-import gzip
 import math
-import os
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +12,7 @@ import SimpleITK as sitk
 
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.geometry import Geometry, pixel_grid, to_physical_mm
-from r2n2_jax.io.mapped import mapped, release
-from r2n2_jax.io.nifti import count_not_finite
+from r2n2_jax.io.whole import check_whole, count_not_finite, nifti_shape
 
 
 class Image(NamedTuple):
@@ -71,18 +67,17 @@ def read_frames(path: Path) -> tuple[np.ndarray, Geometry]:
     """Reads a 2D+t file: axes x, y, slice, frame, or x, y, frame.
 
     Returns:
-        ``[frames, slices, H, W]`` float32, mapped, and the file's geometry with time as its last axis.
+        ``[frames, slices, H, W]`` float32, and the file's geometry with time as its last axis.
 
     Raises:
         InputError: where the file is missing, not an image, not 2D+t, has fewer than two frames, or bad pixels.
     """
     reader, geometry, shape = _open_2d_t(path)
-    pixels = mapped(shape)
+    pixels = np.zeros(shape, np.float32)
     for first, part in _parts(path, reader, shape):
         for frame, slice_ in np.ndindex(part.shape[:2]):
             pixels[first + frame, slice_] = part[frame, slice_]
             check_pixels(pixels[first + frame, slice_], f"{path} (slice {slice_}, frame {first + frame})")
-            release(pixels)
     return pixels, geometry
 
 
@@ -204,7 +199,7 @@ def _open_2d_t(path: Path) -> tuple[sitk.ImageFileReader, Geometry, tuple[int, .
     if len(shape) != 4:
         raise InputError(f"{path}: {len(shape)}D; a series has the axes x, y, slice, frame, or x, y, frame")
     # Of one frame ITK drops the last axis, and the slices would pass for frames.
-    if shape[0] < 2 or (reader.HasMetaDataKey("vox_offset") and _nifti_size(reader)[3:4] == [1]):
+    if shape[0] < 2 or (_is_nifti(reader) and nifti_shape(path)[3:4] == (1,)):
         raise InputError(f"{path}: a series of one frame; at least two frames are needed")
     return reader, _geometry(reader), shape
 
@@ -235,16 +230,20 @@ def _read(path: Path) -> sitk.Image:
 
 
 def _open(path: Path) -> sitk.ImageFileReader:
-    """A reader that knows the file's header; nothing is missing at the file's end."""
+    """A reader that knows the header of a file that is whole and, where it is a NIfTI file, finite."""
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.is_dir():
         raise InputError(f"{path}: a folder; name one image file")
-    reader = sitk.ImageFileReader()
+    reader, bad = sitk.ImageFileReader(), 0
     reader.SetFileName(str(path))
     with _readable(path):
+        check_whole(path)
         reader.ReadImageInformation()
-        _check_whole(path, reader)
+        if _is_nifti(reader):
+            bad = count_not_finite(path)
+    if bad:
+        raise _not_finite(path, bad)
     return reader
 
 
@@ -256,53 +255,17 @@ def _execute(path: Path, reader: sitk.ImageFileReader) -> sitk.Image:
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
-        with _without_itks_own_words():
-            yield
-    except (RuntimeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        yield
+    except (RuntimeError, OSError, EOFError, ValueError, SyntaxError, zlib.error) as error:
         raise InputError(f"{path}: not an image that can be read (truncated, or not of a known format)") from error
 
 
-def _check_whole(path: Path, reader: sitk.ImageFileReader) -> None:
-    """Raises EOFError for the two formats of which ITK reads a truncated file without a word: NIfTI and JPEG."""
-    if reader.HasMetaDataKey("vox_offset"):
-        header = {key: float(reader.GetMetaData(key)) for key in ("vox_offset", "datatype", "bitpix")}
-        bad = count_not_finite(
-            path,
-            datatype=int(header["datatype"]),
-            bits=int(header["bitpix"]),
-            first=int(header["vox_offset"]),
-            values=math.prod(_nifti_size(reader)),
-        )
-        if bad:
-            raise _not_finite(path, bad)
-    elif path.suffix.lower() in (".jpg", ".jpeg"):
-        # Only a picture that goes on to its end has the end's marker behind its last scan's; a thumbnail's lies before.
-        content = path.read_bytes()
-        if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-            raise EOFError
-
-
-def _nifti_size(reader: sitk.ImageFileReader) -> list[int]:
-    """As the file has it: ITK drops axes of one pixel from its end."""
-    return [int(reader.GetMetaData(f"dim[{axis}]")) for axis in range(1, int(reader.GetMetaData("dim[0]")) + 1)]
+def _is_nifti(reader: sitk.ImageFileReader) -> bool:
+    return reader.HasMetaDataKey("vox_offset")
 
 
 def _not_finite(name: object, count: int) -> InputError:
     return InputError(f"{name}: {count} pixels are NaN or infinite; fill them first")
-
-
-@contextlib.contextmanager
-def _without_itks_own_words() -> Iterator[None]:
-    """Some of ITK's readers write to the process's error stream besides failing; the error is told once, by us."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _write(path: Path, image: sitk.Image, geometry: Geometry) -> None:

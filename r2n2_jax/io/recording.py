@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from r2n2_jax.errors import InputError
-from r2n2_jax.io.dicom import OrderBy, find_dicom, read_dicom_pixels, read_dicom_series, write_dicom_series
+from r2n2_jax.io.dicom import OrderBy, find_dicom, read_dicom_series
+from r2n2_jax.io.dicom_pixels import read_dicom_pixels, write_dicom_series
 from r2n2_jax.io.geometry import Geometry, pixel_grid
 from r2n2_jax.io.images import Image, check_pixels, read_frames, read_image, write_image, write_picture
-from r2n2_jax.io.mapped import mapped, release, rows
 
 Spacing = tuple[float, float]
 NUMBERED = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
@@ -100,11 +100,7 @@ def _from_file(path: Path) -> Recording:
         suffix = "".join(path.suffixes[-2:]) if path.name.lower().endswith(".nii.gz") else path.suffix
         target = folder / f"warped{suffix.lower()}"
         new = (*(spacing or whole.spacing[:2]), *whole.spacing[2:])
-        stacked = mapped((len(pixels), len(registered), *pixels.shape[2:]))
-        for index, frames in enumerate(registered):
-            for row, frame in zip(rows(stacked), rows(frames), strict=True):
-                row[index] = frame
-        write_image(target, stacked, whole._replace(spacing=new))
+        write_image(target, np.stack(registered, axis=1), whole._replace(spacing=new))
         return target
 
     # A time axis of spacing 1 is what a file without times is read with.
@@ -128,12 +124,11 @@ def _from_pictures(path: Path) -> Recording:
             raise InputError(f"{path}: {file.name} and {twin.name} are both frame {number}; every frame needs its own number")
     files.sort(key=lambda file: numbers[file])
     first = read_image(files[0])
-    frames, kinds = mapped((len(files), *first.pixels.shape)), []
+    frames, kinds = np.zeros((len(files), *first.pixels.shape), np.float32), []
     for index, file in enumerate(files):
         image = read_image(file)
         _check_like(files[0], first, file, image)
         frames[index] = image.pixels
-        release(frames)
         kinds.append(image.kind)
     # Dots per inch, which some readers take for a spacing, say nothing of a body.
     geometry = pixel_grid(first.geometry.size[::-1])
@@ -141,7 +136,7 @@ def _from_pictures(path: Path) -> Recording:
     def write(folder: Path, registered: Sequence[np.ndarray], *, spacing: Spacing | None = None) -> Path:
         placed = geometry if spacing is None else geometry._replace(spacing=spacing)
         (folder / "warped").mkdir()
-        for file, kind, pixels in zip(files, kinds, rows(registered[0]), strict=True):
+        for file, kind, pixels in zip(files, kinds, registered[0], strict=True):
             lossless = ".png" if file.suffix.lower() in (".jpg", ".jpeg", ".bmp") else file.suffix
             write_picture(folder / "warped" / f"{file.stem}{lossless}", pixels, kind, placed)
         return folder / "warped"
@@ -172,6 +167,6 @@ def _check_like(first_file: Path, first: Image, file: Path, image: Image) -> Non
 
 
 def _checked(frames: np.ndarray, name: str) -> np.ndarray:
-    for index, frame in enumerate(rows(frames)):
+    for index, frame in enumerate(frames):
         check_pixels(frame, f"{name}, frame {index}")
     return frames

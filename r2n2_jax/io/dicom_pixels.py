@@ -1,0 +1,145 @@
+"""DICOM pixels: decoded by pydicom and its plug-ins, turned into intensities, and written again as a new series."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.pixels import apply_rescale, iter_pixels
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from r2n2_jax.errors import InputError
+from r2n2_jax.io import jpeg12
+from r2n2_jax.io.dicom import DicomFrame, DicomSlice, functional_groups
+
+_OF_OLD_PIXELS = (
+    "PixelData", "FloatPixelData", "SmallestImagePixelValue", "LargestImagePixelValue", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+)  # fmt: skip
+
+jpeg12.register()
+
+
+def read_dicom_pixels(frames: Sequence[DicomFrame]) -> np.ndarray:
+    """The frames' pixels ``[T, H, W]`` float32: rescaled, bright where the picture is bright (MONOCHROME1 is turned over).
+
+    Raises:
+        InputError: where a file is truncated, or of a compression that cannot be read.
+    """
+    width, height = frames[0].size
+    pixels, position = np.zeros((len(frames), height, width), np.float32), 0
+    for path, members in itertools.groupby(frames, key=lambda frame: frame.path):
+        for image in _intensities(path, [frame.index or 0 for frame in members]):
+            pixels[position] = image
+            position += 1
+    return pixels
+
+
+def write_dicom_series(
+    folder: Path,
+    slices: list[DicomSlice],
+    pixels: list[np.ndarray],
+    *,
+    description: str,
+    spacing: tuple[float, float] | None = None,
+) -> None:
+    """Writes registered frames as a new series: the headers of the files they come from, with new identifiers.
+
+    Args:
+        folder: an existing folder; files get the names they had.
+        slices: where the frames come from.
+        pixels: ``[T, H, W]`` a slice, in the units that ``read_dicom_pixels`` gives.
+        description: what is added to the series' description.
+        spacing: millimetres along ``(x, y)``, in the place of the headers'.
+    """
+    series = generate_uid()
+    found: dict[Path, list[tuple[DicomFrame, np.ndarray]]] = {}
+    for one, registered in zip(slices, pixels, strict=True):
+        for frame, image in zip(one.frames, registered, strict=True):
+            found.setdefault(frame.path, []).append((frame, image))
+    for path, members in found.items():
+        dataset = pydicom.dcmread(path)
+        stored = np.zeros((len(members), *members[0][1].shape), _stored_type(dataset))
+        for frame, image in members:
+            stored[frame.index or 0] = _to_stored(dataset, frame.index or 0, image)
+        if spacing is not None:
+            _set_spacing(dataset, spacing)
+        _set_pixels(dataset, stored)
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        dataset.SeriesInstanceUID = series
+        dataset.SeriesDescription = f"{dataset.get('SeriesDescription', '')} {description}".strip()[:64]
+        kind = dataset.get("ImageType")
+        dataset.ImageType = ["DERIVED", "SECONDARY", *(list(kind)[2:] if isinstance(kind, MultiValue) else [])]
+        try:
+            dataset.save_as(folder / path.name, enforce_file_format=True)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise InputError(f"{path}: its header cannot be written again: {error}") from error
+
+
+def _set_spacing(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> None:
+    """In the header and in all functional groups that hold one."""
+    frames = range(int(dataset.get("NumberOfFrames") or 1))
+    measured = [group for index in frames for group in functional_groups(dataset, index)]
+    for group in [dataset, *(group for group in measured if "PixelSpacing" in group)]:
+        group.PixelSpacing = [spacing[1], spacing[0]]
+
+
+def _set_pixels(dataset: pydicom.Dataset, stored: np.ndarray) -> None:
+    """Puts frames ``[N, H, W]`` of stored values, not compressed, in the place of a file's own."""
+    for entry in _OF_OLD_PIXELS:
+        if entry in dataset:
+            del dataset[entry]
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
+    dataset["PixelData"].VR = "OW" if dataset.BitsAllocated > 8 else "OB"
+
+
+def _intensities(path: Path, indices: list[int]) -> Iterator[np.ndarray]:
+    """Some frames of one file, decoded one by one."""
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        # From the file itself pydicom decodes with few bytes in memory, and of a truncated one without a warning.
+        deflated = dataset.file_meta.TransferSyntaxUID.is_deflated
+        source = pydicom.dcmread(path) if deflated else path
+        for index, stored in zip(indices, iter_pixels(source, indices=indices), strict=True):
+            pixels = stored.astype(np.float64)
+            if dataset.PhotometricInterpretation == "MONOCHROME1":
+                pixels = _turned_over(dataset, pixels)
+            yield apply_rescale(pixels, _rescale_group(dataset, index))
+    except (InvalidDicomError, ValueError, EOFError, AttributeError, RuntimeError, NotImplementedError, OSError) as error:
+        raise InputError(f"{path}: not an image that can be read (truncated, or of a compression that is not known)") from error
+
+
+def _rescale_group(dataset: pydicom.Dataset, index: int) -> pydicom.Dataset:
+    """Where a frame's rescale slope and intercept are; without entries where there are none."""
+    groups = functional_groups(dataset, index)
+    return next((group for group in groups if "RescaleSlope" in group and "RescaleIntercept" in group), pydicom.Dataset())
+
+
+def _turned_over(dataset: pydicom.Dataset, pixels: np.ndarray) -> np.ndarray:
+    """Stored values of MONOCHROME1 as MONOCHROME2 would store them, and back: the range's ends change places.
+
+    pydicom's ``apply_presentation_lut`` turns every frame over about its own largest value, which changes from frame to frame.
+    """
+    low, high = _stored_range(dataset)
+    return low + high - pixels
+
+
+def _stored_range(dataset: pydicom.Dataset) -> tuple[int, int]:
+    bits, signed = int(dataset.BitsStored), int(dataset.get("PixelRepresentation", 0))
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def _stored_type(dataset: pydicom.Dataset) -> np.dtype:
+    return np.dtype(f"{'i' if int(dataset.get('PixelRepresentation', 0)) else 'u'}{int(dataset.BitsAllocated) // 8}")
+
+
+def _to_stored(dataset: pydicom.Dataset, index: int, image: np.ndarray) -> np.ndarray:
+    group = _rescale_group(dataset, index)
+    stored = (image - float(group.get("RescaleIntercept", 0.0))) / float(group.get("RescaleSlope", 1.0))
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        stored = _turned_over(dataset, stored)
+    return np.clip(np.round(stored), *_stored_range(dataset))
