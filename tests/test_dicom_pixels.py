@@ -1,15 +1,26 @@
 """Pixels of DICOM files: every compression, one frame or several, becomes the same intensities."""
 
-import gdcm
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_files import compress, write_enhanced, write_series
 from pydicom.data import get_testdata_file
+from pydicom.pixels import get_decoder
 
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.recording import read_recording
+
+gdcm = pytest.importorskip("gdcm", reason="python-gdcm writes the compressed files")
+
+
+@pytest.fixture(params=["pydicom alone", "with GDCM"])
+def plugins(request, monkeypatch):
+    """pydicom as it comes, and where a user has installed a plug-in for it: ITK decodes what it cannot."""
+    if request.param == "pydicom alone":
+        for compression in COMPRESSIONS.values():
+            decoder = get_decoder(gdcm.TransferSyntax(compression).GetString())
+            monkeypatch.delitem(decoder._available, "gdcm", raising=False)
 
 
 @pytest.fixture
@@ -33,6 +44,7 @@ COMPRESSIONS = {
 }
 
 
+@pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_files_of_one_frame_and_of_several_are_decompressed_alike(compression, stored, tmp_path):
     write_series(tmp_path / "single", stored)

@@ -1,26 +1,30 @@
-"""DICOM pixels: decoded by pydicom and its plug-ins, turned into intensities, and written again as a new series."""
+"""DICOM pixels: decoded by pydicom, or by ITK where pydicom cannot, turned into intensities, and written as a new series."""
 
 import itertools
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
-from pydicom.pixels import apply_rescale, iter_pixels
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.pixels import apply_rescale, get_decoder, iter_pixels
+from pydicom.uid import ExplicitVRLittleEndian, JPEGExtended12Bit, generate_uid
 
 from r2n2_jax.errors import InputError
-from r2n2_jax.io import jpeg12
 from r2n2_jax.io.dicom import DicomFrame, DicomSlice, functional_groups
+from r2n2_jax.io.images import read_values
 
 _OF_OLD_PIXELS = (
     "PixelData", "FloatPixelData", "SmallestImagePixelValue", "LargestImagePixelValue", "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
 )  # fmt: skip
-
-jpeg12.register()
+_OF_ONE_FRAME = (
+    "SOPClassUID", "SOPInstanceUID", "SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation",
+)  # fmt: skip
 
 
 def read_dicom_pixels(frames: Sequence[DicomFrame]) -> np.ndarray:
@@ -98,19 +102,44 @@ def _set_pixels(dataset: pydicom.Dataset, stored: np.ndarray) -> None:
 
 
 def _intensities(path: Path, indices: list[int]) -> Iterator[np.ndarray]:
-    """Some frames of one file, decoded one by one."""
+    """Some frames of one file, one by one."""
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        # From the file itself pydicom decodes with few bytes in memory, and of a truncated one without a warning.
-        deflated = dataset.file_meta.TransferSyntaxUID.is_deflated
-        source = pydicom.dcmread(path) if deflated else path
-        for index, stored in zip(indices, iter_pixels(source, indices=indices), strict=True):
+        for index, stored in zip(indices, _stored_frames(path, dataset, indices), strict=True):
             pixels = stored.astype(np.float64)
             if dataset.PhotometricInterpretation == "MONOCHROME1":
                 pixels = _turned_over(dataset, pixels)
             yield apply_rescale(pixels, _rescale_group(dataset, index))
     except (InvalidDicomError, ValueError, EOFError, AttributeError, RuntimeError, NotImplementedError, OSError) as error:
         raise InputError(f"{path}: not an image that can be read (truncated, or of a compression that is not known)") from error
+
+
+def _stored_frames(path: Path, dataset: pydicom.Dataset, indices: list[int]) -> Iterator[np.ndarray]:
+    """Some frames' stored values, by pydicom where it has a decoder of the compression."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_deflated:
+        return iter_pixels(pydicom.dcmread(path), indices=indices)
+    if syntax == JPEGExtended12Bit or (syntax.is_compressed and not get_decoder(syntax).is_available):
+        return _decoded_by_itk(path, indices)
+    # From the file itself pydicom decodes with few bytes in memory, and of a truncated one without a warning.
+    return iter_pixels(path, indices=indices)
+
+
+def _decoded_by_itk(path: Path, indices: list[int]) -> Iterator[np.ndarray]:
+    """The same by ITK, which wants every frame in a file of its own: of frames at one place it reads no volume."""
+    whole = pydicom.dcmread(path)
+    frame = pydicom.Dataset()
+    frame.file_meta = whole.file_meta
+    frame.PhotometricInterpretation = "MONOCHROME2"
+    for name in _OF_ONE_FRAME:
+        setattr(frame, name, whole[name].value)
+    with tempfile.TemporaryDirectory() as folder:
+        single = Path(folder) / "frame.dcm"
+        for index in indices:
+            encoded = get_frame(whole.PixelData, index, number_of_frames=int(whole.get("NumberOfFrames") or 1))
+            frame.PixelData = encapsulate([encoded])
+            frame.save_as(single, enforce_file_format=True)
+            yield read_values(single)[0]
 
 
 def _rescale_group(dataset: pydicom.Dataset, index: int) -> pydicom.Dataset:

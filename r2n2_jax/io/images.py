@@ -63,6 +63,15 @@ def read_image(path: Path) -> Image:
     return Image(pixels, geometry, str(path), kind)
 
 
+def read_values(path: Path) -> np.ndarray:
+    """A file's values as they are, in array order.
+
+    Raises:
+        InputError: where it is not an image that can be read.
+    """
+    return sitk.GetArrayFromImage(_read(path))
+
+
 def read_frames(path: Path) -> tuple[np.ndarray, Geometry]:
     """Reads a 2D+t file: axes x, y, slice, frame, or x, y, frame.
 
