@@ -5,7 +5,8 @@ The residuals are the image differences :math:`r(x) = M(x + f_\theta(x)) - F(x)`
 \partial l / \partial\theta`: seven maps made of one Gaussian. The total variation enters as a sum of squares whose weights are
 those of the last step (lagged diffusivity; Vogel and Oman, SIAM Journal on Scientific Computing 17(1), 1996).
 
-What a smooth change of brightness explains does not count (``ops.brightness``).
+What a smooth change of brightness explains does not count (``ops.brightness``). A pixel that leaves the moving image is charged
+what it cost undisplaced, times what the others have gained: a field wins nothing by carrying pixels out.
 """
 
 import functools
@@ -26,6 +27,7 @@ Array = jax.Array
 # The field is smooth, so few pixels show its differences; those below the floor, a slope of an eighth, count as squares.
 _TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = 9, 256, 1e-3
 _MOST_PIXELS = 6000  # a hundred unknowns need no more, and the time grows with them
+_UNGAINED = 0.05  # of the cost without displacement: where few pixels are left, they say little of the others' gain
 
 
 class Problem(NamedTuple):
@@ -35,6 +37,7 @@ class Problem(NamedTuple):
         points: ``[pixels, d]``, the fixed image's pixels that are looked at.
         fixed: ``[pixels]``, their values.
         counted: ``[pixels]`` bool, those that count.
+        cost: ``[pixels]``, the squared difference that each has undisplaced, apart from brightness.
         brightness: ``[terms, pixels]``, what the terms of a smooth change of brightness do to the fixed image.
         moving: ``[*spatial, 1]``, the whole moving image.
     """
@@ -42,6 +45,7 @@ class Problem(NamedTuple):
     points: Array
     fixed: Array
     counted: Array
+    cost: Array
     brightness: Array
     moving: Array
 
@@ -54,8 +58,12 @@ def pose(fixed: Array, moving: Array, mask: Array | None) -> Problem:
     lattice = np.flatnonzero(sum(n * shear**axis for axis, n in enumerate(np.indices(shape))) % every == 0)
     counted = jnp.ones(shape, bool) if mask is None else mask
     points = coordinates(shape).reshape(-1, len(shape))[lattice]
-    values = fixed.ravel()[lattice]
-    return Problem(points, values, counted.ravel()[lattice], brightness_terms(values, points), moving)
+    values, counted = fixed.ravel()[lattice], counted.ravel()[lattice]
+    smooth = brightness_terms(values, points)
+    difference = jnp.where(counted, moving.ravel()[lattice] - values, 0.0)
+    terms, solve = explained(smooth, counted)
+    cost = jnp.where(counted, (difference - solve(terms @ difference) @ terms) ** 2, 0.0)
+    return Problem(points, values, counted, cost, smooth, moving)
 
 
 def objective(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
@@ -64,15 +72,15 @@ def objective(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[
     residuals, counted = _residuals(problem, field)
     terms, solve = explained(problem.brightness, counted)
     found = terms @ residuals
-    pixels = jnp.maximum(jnp.sum(counted), 1)
     coarse = displacement(from_free(free), coordinates((_TV_PIXELS,) * field.shape[-1]))
-    return (residuals @ residuals - found @ solve(found)) / pixels + tv_weight * jnp.mean(_steepness(coarse)), determinants
+    mean = _mean_cost(problem, residuals @ residuals - found @ solve(found), counted)
+    return mean + tv_weight * jnp.mean(_steepness(coarse)), determinants
 
 
 def mismatch(problem: Problem, free: FreeGaussians) -> Array:
     """Masked MSE, with what a change of brightness makes of it."""
     residuals, counted = _residuals(problem, displacement(from_free(free), problem.points))
-    return residuals @ residuals / jnp.maximum(jnp.sum(counted), 1)
+    return _mean_cost(problem, residuals @ residuals, counted)
 
 
 def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
@@ -82,9 +90,9 @@ def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) ->
     shared = rows @ terms.T
     normal = rows @ rows.T - shared @ solve(shared.T)
     slope = rows @ residuals - shared @ solve(terms @ residuals)
-    pixels = jnp.maximum(jnp.sum(counted), 1)
+    per_pixel = _charge(problem, counted)[0]
     tv_normal, tv_slope = _total_variation(free)
-    return normal / pixels + tv_weight * tv_normal, slope / pixels + tv_weight * tv_slope
+    return per_pixel * normal + tv_weight * tv_normal, per_pixel * slope + tv_weight * tv_slope
 
 
 def flat(free: FreeGaussians) -> Array:
@@ -97,6 +105,20 @@ def unflat(vector: Array, like: FreeGaussians) -> FreeGaussians:
     ends = np.cumsum([part.size for part in like])[:-1]
     parts = zip(jnp.split(vector, ends), like, strict=True)
     return FreeGaussians(*(part.reshape(old.shape[::-1]).T for part, old in parts))
+
+
+def _mean_cost(problem: Problem, total: Array, counted: Array) -> Array:
+    """What all pixels cost in the mean, given the total of those that are ``counted``: the others have left."""
+    factor, ungained = _charge(problem, counted)
+    return factor * (total + ungained) - ungained / jnp.maximum(jnp.sum(problem.counted), 1)
+
+
+def _charge(problem: Problem, counted: Array) -> tuple[Array, Array]:
+    """What a mean over all pixels makes of the counted ones' total; and the part of the cost that nothing is gained of."""
+    whole = jnp.sum(problem.cost)
+    ungained = _UNGAINED * whole + jnp.finfo(jnp.float32).tiny
+    left = jnp.sum(jnp.where(counted, problem.cost, 0.0))
+    return (whole + ungained) / (left + ungained) / jnp.maximum(jnp.sum(problem.counted), 1), ungained
 
 
 def _residuals(problem: Problem, field: Array) -> tuple[Array, Array]:
