@@ -114,13 +114,13 @@ def refine(
 
 @functools.partial(jax.jit, static_argnames="iterations")
 def refine_batch(fixed: Array, moving: Array, gaussians: Gaussians, *, mask: Array | None = None, iterations: int) -> Gaussians:
-    """``refine`` for ``[B]`` pairs with one mask; on a CPU one after the other, as the Jacobian of one fits its cache."""
+    """``refine`` for ``[B]`` pairs and masks; on a CPU one after the other, as the Jacobian of one fits its cache."""
     at_once = 1 if jax.default_backend() == "cpu" else len(fixed)
 
-    def refined(pair: tuple[Array, Array, Gaussians]) -> Gaussians:
-        return refine(*pair, mask=mask, iterations=iterations).gaussians
+    def refined(pair: tuple[Array, Array, Gaussians, Array | None]) -> Gaussians:
+        return refine(*pair[:3], mask=pair[3], iterations=iterations).gaussians
 
-    return jax.lax.map(refined, (fixed, moving, gaussians), batch_size=at_once)
+    return jax.lax.map(refined, (fixed, moving, gaussians, mask), batch_size=at_once)
 
 
 @jax.jit

@@ -12,12 +12,13 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.io.files import new_folder, write_json
 from r2n2_jax.io.geometry import Geometry, pixel_grid
 from r2n2_jax.io.images import displacement_transform, write_displacement, write_image
+from r2n2_jax.ops.affine import Affine, shift
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 
 CONVENTION = (
-    "warped(x) = moving(x + f(x)), f(x) = sum of weight exp(-1/2 (x - position)^T Sigma^-1 (x - position)), "
-    "Sigma = R(rotation) diag(variance) R(rotation)^T; components (x, y[, z]), x along image columns; pixel centres "
-    "span [-1, 1] on each axis; rotation in radians"
+    "warped(x) = moving(x + f(x)), f(x) = matrix x + offset - x + sum of weight exp(-1/2 (x - position)^T Sigma^-1 "
+    "(x - position)), Sigma = R(rotation) diag(variance) R(rotation)^T; components (x, y[, z]), x along image columns; pixel "
+    "centres span [-1, 1] on each axis; rotation in radians"
 )
 
 
@@ -31,7 +32,8 @@ class Registration:
         warped: ``[*spatial]``, the moving image in the fixed image's position, in its own intensities; zero where it is not
             ``inside``.
         inside: ``[*spatial]`` bool, the pixels that see the moving image.
-        parameters: the ``steps`` local transformations, fields ``[steps, ...]``; they ARE the result.
+        parameters: the ``steps`` local transformations, fields ``[steps, ...]``; with ``affine`` they ARE the result.
+        affine: the map that they start from, fields ``[d, d]`` and ``[d]``; the identity where there was no other start.
         moving: ``[*spatial]``, the moving image as it was compared: undisplaced, on the fixed image's grid.
         covered: ``[*spatial]`` bool, the pixels of that grid on which the undisplaced moving image lies.
         steps: how many.
@@ -43,6 +45,7 @@ class Registration:
     warped: np.ndarray
     inside: np.ndarray
     parameters: Gaussians
+    affine: Affine
     moving: np.ndarray
     covered: np.ndarray
     steps: int
@@ -58,8 +61,8 @@ class Registration:
         axes = self.displacement.shape[-1]
         if points.ndim == 0 or points.shape[-1] != axes:
             raise InputError(f"points of shape {points.shape}; the last axis holds the {axes} normalised coordinates")
-        field = jax.vmap(_displacement, in_axes=(0, None)) if self._is_series else _displacement
-        carried = field(self.parameters, points)
+        field = jax.vmap(_field, in_axes=(0, 0, None)) if self._is_series else _field
+        carried = field(self.parameters, self.affine, points)
         return np.asarray(points[(None,) * (carried.ndim - points.ndim)] + carried)
 
     def transform(self, frame: int | None = None) -> Any:
@@ -71,10 +74,12 @@ class Registration:
         return displacement_transform(self._of(frame).displacement, self._geometry())
 
     def describe(self) -> dict[str, Any]:
-        """The local transformations of a pair as plain lists, with the convention they are in."""
+        """The affine map and the local transformations of a pair as plain lists, with the convention they are in."""
         fields = {name: np.asarray(values, np.float64).tolist() for name, values in self.parameters._asdict().items()}
         return {
             "convention": CONVENTION,
+            "matrix": np.asarray(self.affine.matrix, np.float64).tolist(),
+            "offset": np.asarray(self.affine.offset, np.float64).tolist(),
             "steps": self.steps,
             "transformations": [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)],
         }
@@ -117,8 +122,11 @@ class Registration:
 
 jax.tree_util.register_dataclass(
     Registration,
-    data_fields=["displacement", "warped", "inside", "parameters", "moving", "covered"],
+    data_fields=["displacement", "warped", "inside", "parameters", "affine", "moving", "covered"],
     meta_fields=["steps", "fixed_frame", "geometry"],
 )
 
-_displacement = jax.jit(displacement)
+
+@jax.jit
+def _field(gaussians: Gaussians, affine: Affine, points: jax.Array) -> jax.Array:
+    return shift(affine, points) + displacement(gaussians, points)

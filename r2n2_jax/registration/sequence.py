@@ -15,15 +15,46 @@ from jax.sharding import Mesh
 from r2n2_jax.config import ModelConfig
 from r2n2_jax.io.geometry import Placement, same_place
 from r2n2_jax.models.r2n2 import R2N2
+from r2n2_jax.ops.affine import Affine, carry, identity, shift
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import prepare, resample
+from r2n2_jax.ops.similarity import ncc
 from r2n2_jax.ops.warp import inside, sample
 from r2n2_jax.registration.levenberg_marquardt import best_fraction, refine_batch
+from r2n2_jax.registration.start import Kind, Start, find_start, no_start
 from r2n2_jax.runtime.devices import EVERYWHERE, PAIRS, copy_to_all, mesh, shard
 from r2n2_jax.runtime.programs import kept
 
 Array = jax.Array
+
+
+class View(NamedTuple):
+    """Pairs at the size that they are looked at.
+
+    Attributes:
+        fixed: ``[B, *shape, 1]``, standardised.
+        moving: the same.
+        mask: ``[B, *shape]`` bool, the fixed images' pixels that count; None: all.
+    """
+
+    fixed: Array
+    moving: Array
+    mask: Array | None = None
+
+
+class Found(NamedTuple):
+    """What was found for ``B`` pairs, and how well they match by it.
+
+    Attributes:
+        gaussians: the local transformations, fields ``[B, T, ...]``.
+        correlation: ``[B]``, the normalised cross-correlation of what is compared at the model's resolution.
+        compared: ``[B]``, how many pixels that is.
+    """
+
+    gaussians: Gaussians
+    correlation: Array
+    compared: Array
 
 
 class Applied(NamedTuple):
@@ -40,51 +71,57 @@ class Applied(NamedTuple):
     inside: Array
 
 
-def find(
-    params: Any,
-    model: ModelConfig,
-    fixed: Array,
-    moving: Array,
-    *,
-    steps: int,
-    refine: int,
-    mask: Array | None = None,
-) -> Gaussians:
+def views(model: ModelConfig, fixed: Array, moving: Array, mask: Array | None = None, *, refine: int) -> list[View]:
+    """Pairs at every size that they are looked at: the model's resolution, and twice that where refinement goes on there.
+
+    Args:
+        model: the network's architecture.
+        fixed: ``[B, *spatial]``, any size and range; ``B`` is 1 or a multiple of the devices.
+        moving: the same shape.
+        mask: ``[B, *spatial]`` bool, the fixed images' pixels that count; by default all.
+        refine: Levenberg-Marquardt steps that follow.
+    """
+    devices, shapes = mesh(len(fixed)), _shapes(model, fixed.shape[1:], refine)
+    pairs = shard((fixed, moving, mask))
+    return [view(*pairs, shape=shape, devices=devices) for shape in shapes]
+
+
+def find(params: Any, model: ModelConfig, seen: list[View], *, steps: int, refine: int) -> Found:
     """The local transformations of a batch of pairs, found in compiled calls that the local devices share.
 
     Args:
         params: the network's weights.
         model: its architecture.
-        fixed: ``[B, *spatial]``, any size and range; ``B`` is 1 or a multiple of the devices.
-        moving: the same shape.
+        seen: the pairs, see ``views``.
         steps: local transformations.
         refine: Levenberg-Marquardt steps on them at the model's resolution; half as many follow at twice that, where the
             images have it.
-        mask: ``[*spatial]`` bool, the pixels that refinement looks at in all of them; by default all.
-
-    Returns:
-        fields ``[B, steps, ...]``.
     """
-    count = len(fixed)
-    devices = mesh(count)
-    params, mask = copy_to_all((params, mask), count)
-    fixed, moving = shard((fixed, moving))
-    views = [view(fixed, moving, mask, shape=shape, devices=devices) for shape in _shapes(model, fixed.shape[1:], refine)]
-    return _found(params, views, model=model, steps=steps, refine=refine, devices=devices)
+    count = len(seen[0].fixed)
+    return _found(copy_to_all(params, count), seen, model=model, steps=steps, refine=refine, devices=mesh(count))
 
 
-def apply(gaussians: Gaussians, moving: Array, placement: Placement | None = None, *, shape: tuple[int, ...]) -> Applied:
-    """The field on the fixed grid, and what it does to the moving images.
+def apply(
+    gaussians: Gaussians,
+    moving: Array,
+    affine: Affine | None = None,
+    placement: Placement | None = None,
+    *,
+    shape: tuple[int, ...],
+) -> Applied:
+    r"""The field :math:`f(x) = A (x + l(x)) + b - x` on the fixed grid, and what it does to the moving images.
 
     Args:
-        gaussians: fields ``[B, T, ...]``.
+        gaussians: of ``l``, fields ``[B, T, ...]``.
         moving: ``[B, *any]``, their own pixels.
-        placement: where the fixed points lie in them; by default both are on one grid.
+        affine: ``A`` and ``b`` of each pair, fields ``[B, ...]``; by default the identity.
+        placement: where the fixed points lie in the moving images; by default both are on one grid.
         shape: of the fixed grid.
     """
-    placement = same_place(len(shape)) if placement is None else placement
-    moving, placement = shard(moving), copy_to_all(placement, len(moving))
-    return _applied(gaussians, moving, placement, shape=shape, devices=mesh(len(moving)))
+    count, d = len(moving), len(shape)
+    affine = identity(count, d) if affine is None else affine
+    placement = copy_to_all(same_place(d) if placement is None else placement, count)
+    return _applied(gaussians, *shard((moving, affine)), placement, shape=shape, devices=mesh(count))
 
 
 @functools.partial(jax.jit, static_argnames="shape")
@@ -93,21 +130,43 @@ def place(moving: Array, placement: Placement, *, shape: tuple[int, ...]) -> tup
     return _pulled(moving, placement, coordinates(shape))
 
 
-class View(NamedTuple):
-    """Pairs at the size that they are looked at.
-
-    Attributes:
-        fixed: ``[B, *shape, 1]``, standardised.
-        moving: the same.
-        mask: ``[*shape]`` bool, the pixels that count in all of them; None: all.
-    """
-
-    fixed: Array
-    moving: Array
-    mask: Array | None = None
+def start(seen: View, wanted: Array, extent: Array, *, kind: Kind) -> Start:
+    """Where the ``wanted [B]`` of ``[B]`` pairs start, see ``start.find_start``; the others at the identity."""
+    count = len(seen.fixed)
+    return _started(seen, shard(wanted), copy_to_all(extent, count), kind=kind, devices=mesh(count))
 
 
-_VIEW = View(PAIRS, PAIRS, EVERYWHERE)
+@functools.partial(kept, returns=[Start, Affine])
+@functools.partial(jax.jit, static_argnames=("kind", "devices"))
+def _started(seen: View, wanted: Array, extent: Array, *, kind: Kind, devices: Mesh) -> Start:
+    def own(seen: View, wanted: Array, extent: Array) -> Start:
+        mask = jnp.ones(seen.fixed.shape[:-1], bool) if seen.mask is None else seen.mask
+
+        def one(pair: tuple[Array, ...]) -> Start:
+            fixed, moving, mask, needed = pair
+            search = functools.partial(find_start, fixed, moving, mask, extent, kind=kind)
+            return jax.lax.cond(needed, search, functools.partial(no_start, len(extent)))
+
+        return jax.lax.map(one, (seen.fixed, seen.moving, mask, wanted))
+
+    return _on_each(own, devices, (_VIEW, PAIRS, EVERYWHERE), PAIRS)(seen, wanted, extent)
+
+
+def move(moving: Array, affine: Affine) -> tuple[Array, Array]:
+    """Moving images ``[B, *spatial]`` under their affine maps: what is seen of them at ``A x + b``; and where anything is."""
+    return _moved(*shard((moving, affine)), devices=mesh(len(moving)))
+
+
+@functools.partial(jax.jit, static_argnames="devices")
+def _moved(moving: Array, affine: Affine, *, devices: Mesh) -> tuple[Array, Array]:
+    def own(moving: Array, affine: Affine) -> tuple[Array, Array]:
+        points = coordinates(moving.shape[1:])
+        return jax.vmap(lambda image, one: _pulled(image, same_place(points.shape[-1]), carry(one, points)))(moving, affine)
+
+    return _on_each(own, devices, (PAIRS, PAIRS), PAIRS)(moving, affine)
+
+
+_VIEW = View(PAIRS, PAIRS, PAIRS)
 
 
 def _shapes(model: ModelConfig, spatial: tuple[int, ...], refine: int) -> list[tuple[int, ...]]:
@@ -119,27 +178,28 @@ def _shapes(model: ModelConfig, spatial: tuple[int, ...], refine: int) -> list[t
 
 @functools.partial(jax.jit, static_argnames=("shape", "devices"))
 def view(fixed: Array, moving: Array, mask: Array | None = None, *, shape: tuple[int, ...], devices: Mesh) -> View:
-    """Raw pairs ``[B, *spatial]``, and a mask ``[*spatial]``, as they are looked at."""
+    """Raw pairs ``[B, *spatial]``, and masks of the same shape, as they are looked at."""
 
     def own(fixed: Array, moving: Array, mask: Array | None) -> View:
-        images = (jax.vmap(lambda image: prepare(image, shape))(images) for images in (fixed, moving))
-        return View(*images, None if mask is None else _resampled(mask, shape))
+        small = None if mask is None else jax.vmap(lambda one: _resampled(one, shape))(mask)
+        prepared = jax.vmap(lambda image, where: prepare(image, shape, where), in_axes=(0, None if mask is None else 0))
+        return View(prepared(fixed, small), prepared(moving, small), small)
 
-    return _on_each(own, devices, (PAIRS, PAIRS, EVERYWHERE), _VIEW)(fixed, moving, mask)
+    return _on_each(own, devices, (PAIRS, PAIRS, PAIRS), _VIEW)(fixed, moving, mask)
 
 
-@functools.partial(kept, returns=[Gaussians])
+@functools.partial(kept, returns=[Gaussians, Found])
 @functools.partial(jax.jit, static_argnames=("model", "steps", "refine", "devices"))
-def _found(params: Any, views: list[View], *, model: ModelConfig, steps: int, refine: int, devices: Mesh) -> Gaussians:
+def _found(params: Any, views: list[View], *, model: ModelConfig, steps: int, refine: int, devices: Mesh) -> Found:
     """The network's answer to the first view, refined on all of them, or as much of it as makes its pair match best."""
 
-    def own(params: Any, views: list[View]) -> Gaussians:
+    def own(params: Any, views: list[View]) -> Found:
         gaussians = propose(params, model, views[0], steps=steps)
         if not refine:
-            return _best_fractions(gaussians, views[0])
-        for index, seen in enumerate(views):
+            gaussians = _best_fractions(gaussians, views[0])
+        for index, seen in enumerate(views if refine else ()):
             gaussians = refine_batch(seen.fixed, seen.moving, gaussians, mask=seen.mask, iterations=refine // 2**index)
-        return gaussians
+        return Found(gaussians, *_judged(gaussians, views[0]))
 
     return _on_each(own, devices, (EVERYWHERE, [_VIEW] * len(views)), PAIRS)(params, views)
 
@@ -163,18 +223,34 @@ def propose(params: Any, model: ModelConfig, seen: View, *, steps: int) -> Gauss
 
 def _best_fractions(gaussians: Gaussians, seen: View) -> Gaussians:
     """None of it where it does harm."""
-    pairs = seen.fixed, seen.moving, gaussians
-    return jax.lax.map(lambda pair: best_fraction(*pair, mask=seen.mask), pairs)
+    return jax.lax.map(lambda pair: best_fraction(*pair[:3], mask=pair[3]), (seen.fixed, seen.moving, gaussians, seen.mask))
+
+
+def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, Array]:
+    """The correlation ``[B]`` of what is compared, and how many pixels that is."""
+
+    def judge(fixed: Array, moving: Array, one: Gaussians, mask: Array | None) -> tuple[Array, Array]:
+        there = coordinates(fixed.shape[:-1])
+        there = there + displacement(one, there)
+        counted = inside(there) if mask is None else inside(there) & mask
+        return ncc(fixed, sample(moving, there), counted), jnp.sum(counted)
+
+    return jax.vmap(judge, in_axes=(0, 0, 0, None if seen.mask is None else 0))(seen.fixed, seen.moving, gaussians, seen.mask)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "devices"))
-def _applied(gaussians: Gaussians, moving: Array, placement: Placement, *, shape: tuple[int, ...], devices: Mesh) -> Applied:
-    def own(gaussians: Gaussians, moving: Array, placement: Placement) -> Applied:
-        points = coordinates(shape)
-        field = jax.vmap(displacement, in_axes=(0, None))(gaussians, points)
-        return Applied(field, *jax.vmap(_pulled, in_axes=(0, None, 0))(moving, placement, points[None] + field))
+def _applied(
+    gaussians: Gaussians, moving: Array, affine: Affine, placement: Placement, *, shape: tuple[int, ...], devices: Mesh
+) -> Applied:
+    points = coordinates(shape)
 
-    return _on_each(own, devices, (PAIRS, PAIRS, EVERYWHERE), PAIRS)(gaussians, moving, placement)
+    def one(gaussians: Gaussians, moving: Array, affine: Affine, placement: Placement) -> Applied:
+        local = displacement(gaussians, points)
+        field = local + shift(affine, points + local)
+        return Applied(field, *_pulled(moving, placement, points + field))
+
+    own = jax.vmap(one, in_axes=(0, 0, 0, None))
+    return _on_each(own, devices, (PAIRS, PAIRS, PAIRS, EVERYWHERE), PAIRS)(gaussians, moving, affine, placement)
 
 
 def _pulled(moving: Array, placement: Placement, points: Array) -> tuple[Array, Array]:
