@@ -55,8 +55,9 @@ def refine(
     r"""Lowers masked MSE + ``tv_weight`` * TV by moving, reshaping and reweighting the given Gaussians.
 
     It starts from that fraction of the given weights (all, half, a quarter, none) that matches best: by its objective the
-    result is never worse than no registration. Every step tries three dampings and takes the best of those that lower the objective
-    and bring the map near no fold; where there is none, the damping grows. Of large images a lattice of pixels is looked at.
+    result is never worse than no registration. Every step tries three dampings and takes the best of those that lower the
+    objective and bring the map near no fold; where there is none, the damping grows. Of large images a lattice of pixels is
+    looked at.
 
     Args:
         fixed: ``[*spatial, 1]``, standardised.
