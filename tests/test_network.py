@@ -64,7 +64,9 @@ def test_remat_changes_the_program_not_the_gradient(key):
         def loss(p):
             return jnp.mean(network.apply({"params": p}, fixed, moving, noise=True, rngs={"noise": key}).warped ** 2)
 
-        return jax.jit(jax.grad(loss))(params)
+        traced = jax.jit(jax.grad(loss)).trace(params)
+        assert ("remat" in str(traced.jaxpr)) == remat
+        return traced.lower().compile()(params)
 
     chex.assert_trees_all_close(gradient(remat=False), gradient(remat=True), atol=1e-5)
 
