@@ -105,7 +105,7 @@ def test_the_exact_field_is_judged_perfect_and_nothing_as_it_is():
 def test_tre_of_a_known_shift_with_anisotropic_spacing(case):
     """3 px along x at 2 mm and 4 px along y at 1.5 mm: sqrt(36 + 36) mm, 5 px."""
     shift = np.array([3.0, 4.0]) / 16.0
-    points = np.array([[[0.0, 0.0], [0.2, -0.3]]])
+    points = np.array([[[0.0, 0.0], [0.2, -0.3]]] * 2)
     case = case._replace(spacing=(2.0, 1.5), fixed_landmarks=points, moving_landmarks=points + shift)
     judged = measure(case, np.zeros_like(case.displacement))
     np.testing.assert_allclose(judged.tre_mm, np.sqrt(72.0), rtol=1e-5)
@@ -115,7 +115,7 @@ def test_tre_of_a_known_shift_with_anisotropic_spacing(case):
 
 
 def test_a_landmark_a_little_beyond_the_border_moves_as_the_border_does(case):
-    points = np.array([[[1.01, 0.0], [0.0, -1.03]]])
+    points = np.array([[[1.01, 0.0], [0.0, -1.03]]] * 2)
     case = case._replace(fixed_landmarks=points, moving_landmarks=points + 0.1)
     judged = measure(case, np.full_like(case.displacement, 0.1))
     np.testing.assert_allclose(judged.tre_px, 0.0, atol=1e-4)
