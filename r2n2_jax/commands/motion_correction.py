@@ -28,7 +28,8 @@ class Options:
     """How a recording is registered, and what is written."""
 
     fixed_frame: FixedFrame = "mean-position"
-    """The frame that the others are brought to: its number, counted from 0, or how it is chosen."""
+    """The frame that the others are brought to: its number, counted from 0, or how it is chosen; one for all slices that share
+    their times."""
     steps: int | None = None
     """Local transformations a frame; by default as many as in training."""
     refine: int = REFINE
@@ -65,7 +66,8 @@ def correct(
     Raises:
         InputError: where there is no frame of the asked number, or no landmark in a fixed frame.
     """
-    chosen = [_choose(frames, options.fixed_frame) for frames in recording.frames]
+    chosen = _choose_frames(recording, options.fixed_frame)
+    print(_describe_choice(recording, chosen))
     points = None if landmarks is None else _points(landmarks, recording, chosen)
     total = sum(len(frames) for frames in recording.frames)
     results = []
@@ -82,14 +84,30 @@ def correct(
     return results
 
 
-def _choose(frames: np.ndarray, asked: FixedFrame) -> int:
+def _choose_frames(recording: Recording, asked: FixedFrame) -> list[int]:
+    """The fixed frame of every slice: one for all slices that share their times, else each slice's own."""
+    if recording.shared_times:
+        return [_choose(recording.frames, asked)] * len(recording.frames)
+    return [_choose([frames], asked) for frames in recording.frames]
+
+
+def _choose(slices: list[np.ndarray], asked: FixedFrame) -> int:
+    """The fixed frame of all slices together."""
     if asked == "mean-position":
-        return mean_position_frame(frames)
+        return mean_position_frame(*slices)
     if asked == "mean-intensity":
-        return mean_intensity_frame(frames)
-    if not 0 <= asked < len(frames):
-        raise InputError(f"--fixed-frame {asked}: the recording has the frames 0 to {len(frames) - 1}")
+        return mean_intensity_frame(*slices)
+    if not 0 <= asked < len(slices[0]):
+        raise InputError(f"--fixed-frame {asked}: the recording has the frames 0 to {len(slices[0]) - 1}")
     return asked
+
+
+def _describe_choice(recording: Recording, chosen: list[int]) -> str:
+    if len(chosen) == 1:
+        return f"fixed frame: {chosen[0]}"
+    if recording.shared_times:
+        return f"one fixed frame for all {len(chosen)} slices: {chosen[0]}"
+    return f"slices that do not share their times; the fixed frame of each: {', '.join(map(str, chosen))}"
 
 
 def _points(path: Path, recording: Recording, chosen: list[int]) -> list[np.ndarray | None]:
