@@ -10,6 +10,7 @@ from tqdm import tqdm
 from r2n2_jax.data.fixed_frame import mean_intensity_frame, mean_position_frame, position_curve
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import Case
+from r2n2_jax.evaluation.m_mode import summed_motion
 from r2n2_jax.evaluation.metrics import concatenate, log_jacobian, measure
 from r2n2_jax.evaluation.series_report import Corrected, write_series_report
 from r2n2_jax.io.files import write_json
@@ -135,7 +136,7 @@ def _correct_slice(
     frames, geometry = recording.frames[index], recording.geometries[index]
     fixed_frames = np.broadcast_to(frames[fixed], frames.shape)
     warped, inside = np.zeros_like(frames), np.zeros(frames.shape, bool)
-    parts, done = [], 0
+    motion, parts, done = np.zeros((*geometry.shape, 2, 2)), [], 0
     for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, steps=options.steps, refine=options.refine):
         count = len(chunk.warped)
         part = slice(done, done + count)
@@ -148,6 +149,7 @@ def _correct_slice(
             )
         _write_maps(folder, index, done, chunk.displacement, geometry, fields=options.fields)
         warped[part], inside[part] = chunk.warped, chunk.inside
+        motion += summed_motion(chunk.displacement, geometry)
         parts.append(_summary(chunk, case, geometry))
         done += count
         bar.update(count)
@@ -162,6 +164,7 @@ def _correct_slice(
         concatenate([part["after"] for part in parts]),
         [one for part in parts for one in part["parameters"]],
         None if points is None else np.concatenate([part["points"] for part in parts]),
+        motion,
     )
 
 
