@@ -172,7 +172,7 @@ def test_the_documented_library_does_as_it_says():
     assert results.failed == 0
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/performance.md", "r2n2_jax/pretrained/README.md"])
+@pytest.mark.parametrize("page", ["docs/training.md", "docs/performance.md", "r2n2_jax/pretrained/README.md"])
 def test_options_in_the_text_are_taken_as_they_stand(page):
     settings = r"--(?:model|phantom|optimiser|training)\.[\w-]+(?:\s+[^-`|]\S*?(?=[`\s]))?"
     found = re.findall(settings, (ROOT / page).read_text())
