@@ -11,7 +11,7 @@ from test_reference import CONFIG as MODEL
 from test_reference import random_params
 
 from r2n2_jax import Registrar
-from r2n2_jax.commands.motion_correction import Options, correct
+from r2n2_jax.commands.motion_correction import Options, _choose_frames, _describe_choice, correct
 from r2n2_jax.config import Config
 from r2n2_jax.data.fixed_frame import mean_intensity_frame, mean_position_frame, position_curve
 from r2n2_jax.errors import InputError
@@ -137,6 +137,40 @@ def test_the_position_curve_follows_the_motion(moving_square):
     assert abs(position_curve(frames).std() - 1.0) < 1e-6
     brighter = np.arange(1.0, 8.0)[:, None, None] * np.ones((7, 8, 8))
     assert mean_intensity_frame(brighter) == 3
+
+
+def lagging_slices(tmp_path, **entries):
+    """A recording of two slices of the same square, of which the second moves an eighth of a cycle later and less."""
+    rng = np.random.default_rng(1)
+    frames = rng.integers(0, 60, (FRAMES, 2, 30, 20)).astype(np.uint16)
+    for t, s in np.ndindex(FRAMES, 2):
+        top = round(11 + (7 - 3 * s) * np.sin(2 * np.pi * (t / FRAMES + 0.05 - s / 8)))
+        frames[t, s, top : top + 8, 5:15] += 500
+    write_series(tmp_path, frames, **entries)
+    return read_recording(tmp_path)
+
+
+def one_after_another(t, s):
+    return f"10{s:02d}{t:02d}.000000"  # a minute a slice
+
+
+def test_slices_that_share_their_times_keep_one_fixed_frame(tmp_path):
+    shared = lagging_slices(tmp_path / "shared")
+    apart = lagging_slices(tmp_path / "apart", drop=["TriggerTime"], AcquisitionTime=one_after_another)
+    # The truth by another way: all slices as one image over time, its scores by singular values.
+    together = np.concatenate([frames.reshape(FRAMES, -1) for frames in shared.frames], axis=1).astype(float)
+    scores = np.linalg.svd(together - together.mean(axis=0), full_matrices=False)[0][:, 0]
+    truth = {"mean-position": int(np.argmin(np.abs(scores)))}
+    means = together.mean(axis=1)
+    truth["mean-intensity"] = int(np.argmin(np.abs(means - means.mean())))
+    for asked, choose in (("mean-position", mean_position_frame), ("mean-intensity", mean_intensity_frame)):
+        own = [choose(frames) for frames in shared.frames]
+        assert own[0] != own[1]
+        assert _choose_frames(shared, asked) == [truth[asked]] * 2
+        assert _choose_frames(apart, asked) == own
+    assert _choose_frames(apart, 3) == [3, 3]
+    assert _describe_choice(shared, [4, 4]) == "one fixed frame for all 2 slices: 4"
+    assert _describe_choice(apart, [4, 5]) == "slices that do not share their times; the fixed frame of each: 4, 5"
 
 
 def test_what_cannot_be_done_is_said(registrar, dicom, tmp_path):

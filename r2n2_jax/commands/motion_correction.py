@@ -10,6 +10,7 @@ from tqdm import tqdm
 from r2n2_jax.data.fixed_frame import mean_intensity_frame, mean_position_frame, position_curve
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import Case
+from r2n2_jax.evaluation.m_mode import summed_motion
 from r2n2_jax.evaluation.metrics import concatenate, log_jacobian, measure
 from r2n2_jax.evaluation.series_report import Corrected, write_series_report
 from r2n2_jax.io.files import write_json
@@ -28,7 +29,8 @@ class Options:
     """How a recording is registered, and what is written."""
 
     fixed_frame: FixedFrame = "mean-position"
-    """The frame that the others are brought to: its number, counted from 0, or how it is chosen."""
+    """The frame that the others are brought to: its number, counted from 0, or how it is chosen; one for all slices that share
+    their times."""
     steps: int | None = None
     """Local transformations a frame; by default as many as in training."""
     refine: int = REFINE
@@ -65,7 +67,8 @@ def correct(
     Raises:
         InputError: where there is no frame of the asked number, or no landmark in a fixed frame.
     """
-    chosen = [_choose(frames, options.fixed_frame) for frames in recording.frames]
+    chosen = _choose_frames(recording, options.fixed_frame)
+    print(_describe_choice(recording, chosen))
     points = None if landmarks is None else _points(landmarks, recording, chosen)
     total = sum(len(frames) for frames in recording.frames)
     results = []
@@ -82,14 +85,30 @@ def correct(
     return results
 
 
-def _choose(frames: np.ndarray, asked: FixedFrame) -> int:
+def _choose_frames(recording: Recording, asked: FixedFrame) -> list[int]:
+    """The fixed frame of every slice: one for all slices that share their times, else each slice's own."""
+    if recording.shared_times:
+        return [_choose(recording.frames, asked)] * len(recording.frames)
+    return [_choose([frames], asked) for frames in recording.frames]
+
+
+def _choose(slices: list[np.ndarray], asked: FixedFrame) -> int:
+    """The fixed frame of all slices together."""
     if asked == "mean-position":
-        return mean_position_frame(frames)
+        return mean_position_frame(*slices)
     if asked == "mean-intensity":
-        return mean_intensity_frame(frames)
-    if not 0 <= asked < len(frames):
-        raise InputError(f"--fixed-frame {asked}: the recording has the frames 0 to {len(frames) - 1}")
+        return mean_intensity_frame(*slices)
+    if not 0 <= asked < len(slices[0]):
+        raise InputError(f"--fixed-frame {asked}: the recording has the frames 0 to {len(slices[0]) - 1}")
     return asked
+
+
+def _describe_choice(recording: Recording, chosen: list[int]) -> str:
+    if len(chosen) == 1:
+        return f"fixed frame: {chosen[0]}"
+    if recording.shared_times:
+        return f"one fixed frame for all {len(chosen)} slices: {chosen[0]}"
+    return f"slices that do not share their times; the fixed frame of each: {', '.join(map(str, chosen))}"
 
 
 def _points(path: Path, recording: Recording, chosen: list[int]) -> list[np.ndarray | None]:
@@ -117,7 +136,7 @@ def _correct_slice(
     frames, geometry = recording.frames[index], recording.geometries[index]
     fixed_frames = np.broadcast_to(frames[fixed], frames.shape)
     warped, inside = np.zeros_like(frames), np.zeros(frames.shape, bool)
-    parts, done = [], 0
+    motion, parts, done = np.zeros((*geometry.shape, 2, 2)), [], 0
     for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, steps=options.steps, refine=options.refine):
         count = len(chunk.warped)
         part = slice(done, done + count)
@@ -130,6 +149,7 @@ def _correct_slice(
             )
         _write_maps(folder, index, done, chunk.displacement, geometry, fields=options.fields)
         warped[part], inside[part] = chunk.warped, chunk.inside
+        motion += summed_motion(chunk.displacement, geometry)
         parts.append(_summary(chunk, case, geometry))
         done += count
         bar.update(count)
@@ -144,6 +164,7 @@ def _correct_slice(
         concatenate([part["after"] for part in parts]),
         [one for part in parts for one in part["parameters"]],
         None if points is None else np.concatenate([part["points"] for part in parts]),
+        motion,
     )
 
 

@@ -13,6 +13,7 @@ from r2n2_jax.io.dicom import OrderBy, find_dicom, read_dicom_series
 from r2n2_jax.io.dicom_pixels import read_dicom_pixels, write_dicom_series
 from r2n2_jax.io.geometry import Geometry, pixel_grid
 from r2n2_jax.io.images import Image, check_pixels, read_frames, read_image, write_image, write_picture
+from r2n2_jax.io.timing import share_times
 
 Spacing = tuple[float, float]
 NUMBERED = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
@@ -30,6 +31,7 @@ class Recording:
         spacing_known: False where the files hold none.
         write: ``(folder, frames)``: writes frames of the same shapes in the recording's own format; returns what it wrote. With
             the option ``spacing``, millimetres along ``(x, y)``, in the place of the recording's.
+        shared_times: whether the frames of one number show all slices at one time, or at one phase of the motion.
     """
 
     frames: list[np.ndarray]
@@ -38,6 +40,7 @@ class Recording:
     times: list[np.ndarray | None]
     spacing_known: bool
     write: Callable[..., Path]
+    shared_times: bool = True
 
     def with_spacing(self, spacing: Spacing) -> "Recording":
         """The same with another spacing along ``(x, y)``, millimetres."""
@@ -77,7 +80,15 @@ def _from_dicom(path: Path, files: list[Path], order_by: OrderBy | None) -> Reco
         return folder / "warped"
 
     known = slices[0].frames[0].spacing is not None
-    return Recording(frames, [one.geometry for one in slices], slices[0].order_by, [one.times for one in slices], known, write)
+    return Recording(
+        frames,
+        [one.geometry for one in slices],
+        slices[0].order_by,
+        [one.times for one in slices],
+        known,
+        write,
+        share_times(slices),
+    )
 
 
 def _from_file(path: Path) -> Recording:
