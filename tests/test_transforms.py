@@ -20,7 +20,6 @@ from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import standardise
 from r2n2_jax.ops.jacobian import determinant
 from r2n2_jax.ops.regularisers import isotropic_tv
-from r2n2_jax.ops.similarity import mse
 from r2n2_jax.ops.warp import inside, sample, warp
 from r2n2_jax.registration.least_squares import _linearised, _total_variation, flat, normal_equations, objective, pose, unflat
 from r2n2_jax.registration.levenberg_marquardt import _along_the_fold, best_fraction, refine
@@ -311,8 +310,13 @@ def test_a_motion_that_a_change_of_brightness_speaks_for_is_taken_while_the_plai
     dimmed = fixed + 20.0 * projected.reshape(fixed.shape)
 
     def mismatch(answer):
+        """What leaves is charged what it cost undisplaced, times what the others have gained."""
         field = displacement(answer, points)
-        return mse(dimmed, warp(moving, field), inside(points + field))
+        there, cost = inside(points + field), (moving - dimmed)[..., 0] ** 2
+        ungained = 0.05 * cost.sum()
+        total = jnp.sum(jnp.where(there, (warp(moving, field) - dimmed)[..., 0] ** 2, 0.0))
+        gain = (total + ungained) / (jnp.sum(jnp.where(there, cost, 0.0)) + ungained)
+        return (gain * (cost.sum() + ungained) - ungained) / cost.size
 
     taken, started = best_fraction(dimmed, moving, TRUE), refine(dimmed, moving, TRUE, iterations=0).gaussians
     nothing = mismatch(TRUE._replace(weight=0.0 * TRUE.weight))
@@ -401,3 +405,22 @@ def test_a_step_slides_along_a_fold():
     # Lagrange: what is left of the slope is along the constraint.
     left = matrix @ slid - downhill
     np.testing.assert_allclose(left, steep * (left @ steep) / (steep @ steep), atol=1e-4)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_nothing_is_won_by_carrying_pixels_out(mask):
+    """A field that carries all of them out, or all but a few, costs what no field costs."""
+    fixed, moving = (standardise(image[..., None]) for image in known_pair((64, 64)))
+    middle = jnp.all(jnp.abs(coordinates((64, 64))) < 0.4, axis=-1)
+    problem = pose(fixed, moving, middle if mask else None)
+    far = TRUE._replace(position=jnp.zeros_like(TRUE.position), variance=jnp.full_like(TRUE.variance, 50.0))
+    costs = [
+        float(objective(problem, to_free(far._replace(weight=jnp.zeros_like(TRUE.weight).at[0, 0].set(push))), 0.0)[0])
+        for push in (0.0, 1.9, 5.0)
+    ]
+    none, most, all_ = costs
+    assert none > 0.01
+    assert all_ == pytest.approx(none, rel=1e-3)
+    assert most > 0.5 * none
+    gone = far._replace(weight=jnp.zeros_like(TRUE.weight).at[0, 0].set(5.0))
+    assert not inside(problem.points + displacement(gone, problem.points)).any(), "the control: nothing is left to compare"

@@ -18,7 +18,7 @@ from r2n2_jax.io.geometry import Geometry, points_to_px, to_px
 from r2n2_jax.io.images import write_displacement, write_image
 from r2n2_jax.io.landmarks import landmark_names, place_landmarks, write_landmarks
 from r2n2_jax.io.recording import Recording
-from r2n2_jax.registration.registrar import REFINE, Registrar
+from r2n2_jax.registration.registrar import REFINE, Registrar, Start
 from r2n2_jax.registration.result import CONVENTION, Registration
 
 FixedFrame = int | Literal["mean-position", "mean-intensity"]
@@ -36,6 +36,9 @@ class Options:
     refine: int = REFINE
     """Steps of instance refinement: the transformations found are fitted to each frame alone, so many steps at the model's
     resolution and half as many at twice that, where the images have it. 0: the network alone."""
+    start: Start = "auto"
+    """What may come before the local transformations: none, a translation, a rigid motion, an affine map. auto: an affine map
+    where the images do not match without it and match better with it; none with --refine 0."""
     fields: bool = True
     """Write the displacement fields."""
 
@@ -137,7 +140,8 @@ def _correct_slice(
     fixed_frames = np.broadcast_to(frames[fixed], frames.shape)
     warped, inside = np.zeros_like(frames), np.zeros(frames.shape, bool)
     motion, parts, done = np.zeros((*geometry.shape, 2, 2)), [], 0
-    for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, steps=options.steps, refine=options.refine):
+    chosen = {"steps": options.steps, "refine": options.refine, "start": options.start}
+    for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, spacing=geometry.spacing[:2], **chosen):
         count = len(chunk.warped)
         part = slice(done, done + count)
         case = Case("", "", fixed_frames[part], frames[part], geometry.spacing[:2])
@@ -185,7 +189,7 @@ def _write_parameters(path: Path, results: list[Corrected]) -> None:
             "slice": index,
             "fixed_frame": result.fixed,
             "convention": CONVENTION,
-            "frames": [frame["transformations"] for frame in result.parameters],
+            "frames": [{name: frame[name] for name in ("matrix", "offset", "transformations")} for frame in result.parameters],
         }
         for index, result in enumerate(results)
     ]

@@ -113,7 +113,8 @@ def _pair(arguments: Arguments) -> None:
     fixed, moving = read_image(arguments.fixed), read_image(arguments.moving)
     mask = None if arguments.mask is None else read_mask(arguments.mask, [fixed.geometry])[0]
     registrar = _load(arguments)
-    result = registrar.register(fixed, moving, steps=arguments.steps, refine=arguments.refine, mask=mask)
+    chosen = {"steps": arguments.steps, "refine": arguments.refine, "start": arguments.start}
+    result = registrar.register(fixed, moving, mask=mask, **chosen)
     with new_folder(arguments.output) as folder:
         result.write(folder)
         save_registration(folder / PICTURE, fixed.pixels, result, mask=mask, aspect=fixed.geometry.aspect)

@@ -37,7 +37,8 @@ class Problem(NamedTuple):
         points: ``[pixels, d]``, the fixed image's pixels that are looked at.
         fixed: ``[pixels]``, their values.
         counted: ``[pixels]`` bool, those that count.
-        cost: ``[pixels]``, the squared difference that each has undisplaced, apart from brightness.
+        plain: ``[pixels]``, what each costs undisplaced: the squared difference.
+        cost: ``[pixels]``, the same apart from brightness.
         brightness: ``[terms, pixels]``, what the terms of a smooth change of brightness do to the fixed image.
         moving: ``[*spatial, 1]``, the whole moving image.
     """
@@ -45,6 +46,7 @@ class Problem(NamedTuple):
     points: Array
     fixed: Array
     counted: Array
+    plain: Array
     cost: Array
     brightness: Array
     moving: Array
@@ -62,8 +64,12 @@ def pose(fixed: Array, moving: Array, mask: Array | None) -> Problem:
     smooth = brightness_terms(values, points)
     difference = jnp.where(counted, moving.ravel()[lattice] - values, 0.0)
     terms, solve = explained(smooth, counted)
-    cost = jnp.where(counted, (difference - solve(terms @ difference) @ terms) ** 2, 0.0)
-    return Problem(points, values, counted, cost, smooth, moving)
+    found = terms @ difference
+    change = solve(found)
+    cost = jnp.where(counted, (difference - change @ terms) ** 2, 0.0)
+    # What brightness explains has its price as well; each pixel bears its part of it.
+    cost = cost * (difference @ difference - found @ change) / jnp.maximum(jnp.sum(cost), jnp.finfo(jnp.float32).tiny)
+    return Problem(points, values, counted, difference**2, cost, smooth, moving)
 
 
 def objective(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
@@ -73,14 +79,14 @@ def objective(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[
     terms, solve = explained(problem.brightness, counted)
     found = terms @ residuals
     coarse = displacement(from_free(free), coordinates((_TV_PIXELS,) * field.shape[-1]))
-    mean = _mean_cost(problem, residuals @ residuals - found @ solve(found), counted)
+    mean = _mean_cost(problem, problem.cost, residuals @ residuals - found @ solve(found), counted)
     return mean + tv_weight * jnp.mean(_steepness(coarse)), determinants
 
 
 def mismatch(problem: Problem, free: FreeGaussians) -> Array:
     """Masked MSE, with what a change of brightness makes of it."""
     residuals, counted = _residuals(problem, displacement(from_free(free), problem.points))
-    return _mean_cost(problem, residuals @ residuals, counted)
+    return _mean_cost(problem, problem.plain, residuals @ residuals, counted)
 
 
 def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
@@ -90,7 +96,7 @@ def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) ->
     shared = rows @ terms.T
     normal = rows @ rows.T - shared @ solve(shared.T)
     slope = rows @ residuals - shared @ solve(terms @ residuals)
-    per_pixel = _charge(problem, counted)[0]
+    per_pixel = _charge(problem, problem.cost, counted)[0]
     tv_normal, tv_slope = _total_variation(free)
     return per_pixel * normal + tv_weight * tv_normal, per_pixel * slope + tv_weight * tv_slope
 
@@ -107,17 +113,17 @@ def unflat(vector: Array, like: FreeGaussians) -> FreeGaussians:
     return FreeGaussians(*(part.reshape(old.shape[::-1]).T for part, old in parts))
 
 
-def _mean_cost(problem: Problem, total: Array, counted: Array) -> Array:
+def _mean_cost(problem: Problem, undisplaced: Array, total: Array, counted: Array) -> Array:
     """What all pixels cost in the mean, given the total of those that are ``counted``: the others have left."""
-    factor, ungained = _charge(problem, counted)
+    factor, ungained = _charge(problem, undisplaced, counted)
     return factor * (total + ungained) - ungained / jnp.maximum(jnp.sum(problem.counted), 1)
 
 
-def _charge(problem: Problem, counted: Array) -> tuple[Array, Array]:
+def _charge(problem: Problem, undisplaced: Array, counted: Array) -> tuple[Array, Array]:
     """What a mean over all pixels makes of the counted ones' total; and the part of the cost that nothing is gained of."""
-    whole = jnp.sum(problem.cost)
+    whole = jnp.sum(undisplaced)
     ungained = _UNGAINED * whole + jnp.finfo(jnp.float32).tiny
-    left = jnp.sum(jnp.where(counted, problem.cost, 0.0))
+    left = jnp.sum(jnp.where(counted, undisplaced, 0.0))
     return (whole + ungained) / (left + ungained) / jnp.maximum(jnp.sum(problem.counted), 1), ungained
 
 

@@ -76,7 +76,8 @@ class Registrar:
             refine: Levenberg-Marquardt steps on them, for this pair alone: so many at the model's resolution, then half as many
                 at twice that, where the images have it. 0: the network alone.
             start: what may come before the local transformations: nothing, a translation, a translation and a turn, an affine
-                map. ``auto``: an affine one, where the images do not match without it and match better with it.
+                map. ``auto``: an affine one, where the images do not match without it and match better with it; none where
+                nothing is refined.
             mask: ``[*spatial]``, not zero at the fixed image's pixels that refinement looks at; by default all.
 
         Raises:
@@ -207,8 +208,10 @@ class Registrar:
         found_in = functools.partial(find, self.params, model, steps=count, refine=refine)
         seen = views(model, fixed, moving, mask, refine=refine)
         found, nothing = found_in(seen), identity(len(fixed), model.ndim)
+        if start == "none" or (start == "auto" and not refine):
+            return found.gaussians, nothing
         wanted = np.asarray(found.correlation) < (_SURE if start == "auto" else np.inf)
-        if start == "none" or not wanted.any():
+        if not wanted.any():
             return found.gaussians, nothing
         extent = (np.array(fixed.shape[:0:-1]) - 1) * (1.0 if spacing is None else np.asarray(spacing)[: model.ndim])
         kind = "affine" if start == "auto" else start

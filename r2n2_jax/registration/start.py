@@ -95,7 +95,7 @@ def _search(fixed: Array, moving: Array, mask: Array, turns: Array, extent: Arra
     shape, d = mask.shape, mask.ndim
     padded = tuple(2 * n for n in shape)
     axes = tuple(range(d))
-    points = coordinates(shape) * extent
+    points = coordinates(shape) * jnp.broadcast_to(extent, (*shape, d))
 
     def transformed(image: Array) -> Array:
         return jnp.fft.rfftn(image, padded, axes)
@@ -106,7 +106,7 @@ def _search(fixed: Array, moving: Array, mask: Array, turns: Array, extent: Arra
 
     def judge(turn: Array) -> Array:
         """The evidence ``[*padded]`` of all shifts."""
-        turned = points @ turn.T / extent
+        turned = points @ turn.T / jnp.broadcast_to(extent, points.shape)
         there = inside(turned).astype(jnp.float32)
         image = sample(moving, turned)[..., 0] * there
         of_moving = [jnp.conj(transformed(part)) for part in (there, image, image**2)]
@@ -130,10 +130,10 @@ def _search(fixed: Array, moving: Array, mask: Array, turns: Array, extent: Arra
         judged = jnp.where(_near(judged.shape, turn, shift), -jnp.inf, judged)
     turn, shift = (jnp.stack(parts) for parts in zip(*best, strict=True))
     # Correlation of the fixed image with the moving one shifted by s: fixed(x) meets moving(turn (x - s)).
-    pixels = jnp.where(shift >= jnp.array(shape), shift - jnp.array(padded), shift)[:, ::-1]
+    pixels = jnp.where(shift >= jnp.array(shape)[None], shift - jnp.array(padded)[None], shift)[:, ::-1]
     step = extent * jnp.array([2.0 / (n - 1) for n in shape[::-1]])
     matrices = turns[turn]
-    return matrices, -jnp.einsum("nij,nj->ni", matrices, pixels * step)
+    return matrices, -jnp.einsum("nij,nj->ni", matrices, pixels * step[None])
 
 
 def _near(shape: tuple[int, ...], turn: Array, shift: list[Array]) -> Array:
@@ -142,7 +142,7 @@ def _near(shape: tuple[int, ...], turn: Array, shift: list[Array]) -> Array:
     for axis, (n, at) in enumerate(zip(shape, (turn, *shift), strict=True)):
         away = jnp.abs(jnp.arange(n) - at)
         line = jnp.minimum(away, n - away) <= (1 if axis == 0 else _APART)
-        near = near & line.reshape((n,) + (1,) * (len(shape) - axis - 1))
+        near = near & jnp.expand_dims(line, [k for k in range(len(shape)) if k != axis])
     return near
 
 
@@ -156,7 +156,7 @@ def _polished(fixed: Array, moving: Array, mask: Array, extent: Array, matrix: A
     def look(matrix: Array, offset: Array) -> tuple[Array, list[Array], Array]:
         there = (points @ matrix.T + offset[None]) / extent[None]
         along = functools.partial(jax.jvp, functools.partial(sample, moving), (there,))
-        found = [along((jnp.broadcast_to(axis, there.shape),)) for axis in jnp.eye(d) / extent]
+        found = [along((jnp.broadcast_to(axis, there.shape),)) for axis in jnp.eye(d) / extent[:, None]]
         return found[0][0][..., 0], [slope[..., 0] for _, slope in found], (inside(there) & weight).astype(jnp.float32)
 
     def judged(matrix: Array, offset: Array) -> Start:
