@@ -37,6 +37,7 @@ _ACCELERATORS_AT_ONCE = 16
 _MOST_PIXELS = 1 << 23  # of all pairs together: fields and pictures of many cores' pairs would fill the memory
 _LEAST_OVERLAP = 0.25
 _SURE = 0.995  # a correlation above which no other start is looked for
+_DEVIATIONS = 2.8  # by which its correlation must be above what chance would find
 _WITHIN_REACH = 0.5  # how far the evidence of another start alone may be below that of what was found without it
 _LEAST_CORRELATION = 0.8  # with another start: images of two kinds match by chance somewhere
 _CHANCE = 0.1  # by how much it must be above in the end: three standard deviations, neighbours being alike
@@ -218,6 +219,7 @@ class Registrar:
         started = sequence.start(seen[0], wanted, extent.astype(np.float32), kind=kind)
         before = _evidence(found, seen[0])
         if start == "auto":
+            wanted &= np.asarray(started.significance) > _DEVIATIONS
             wanted &= np.asarray(evidence(started.correlation, started.overlap)) > before - _WITHIN_REACH
             if not wanted.any():
                 return found.gaussians, nothing

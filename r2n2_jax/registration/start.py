@@ -39,11 +39,13 @@ class Start(NamedTuple):
         affine: the map.
         correlation: scalar, the normalised cross-correlation of what overlaps.
         overlap: scalar, the fraction of the fixed image's pixels on which the moving one lies.
+        significance: scalar, by how many standard deviations the correlation is above the best that chance alone would find.
     """
 
     affine: Affine
     correlation: Array
     overlap: Array
+    significance: Array
 
 
 @functools.partial(jax.jit, static_argnames="kind")
@@ -68,17 +70,31 @@ def find_start(fixed: Array, moving: Array, mask: Array, extent: Array, *, kind:
     best = _polished(fixed, moving, mask, extent, *best.affine, kind=kind)
     # From the object's units to normalised ones.
     matrix, offset = best.affine
+    best = best._replace(significance=_significance(*small[:2], best.correlation, best.overlap, len(turns)))
     return best._replace(affine=Affine(matrix * extent[None] / extent[:, None], offset / extent))
 
 
 def no_start(d: int) -> Start:
     """The identity, for which nothing speaks."""
-    return Start(Affine(jnp.eye(d), jnp.zeros(d)), jnp.zeros(()), jnp.zeros(()))
+    return Start(Affine(jnp.eye(d), jnp.zeros(d)), *(jnp.zeros(()),) * 3)
 
 
 def evidence(correlation: Array, overlap: Array) -> Array:
     """How much speaks for a match: Fisher's transform of the correlation, by the root of the number of pixels."""
-    return jnp.arctanh(jnp.clip(correlation, -0.999, 0.999)) * jnp.sqrt(overlap)
+    return jnp.arctanh(jnp.clip(correlation, -0.9999, 0.9999)) * jnp.sqrt(overlap)
+
+
+def _significance(fixed: Array, moving: Array, correlation: Array, overlap: Array, turns: int) -> Array:
+    """How far a correlation is above the largest that unrelated images of this kind have in so many turns and all shifts.
+
+    Neighbouring pixels are alike: ``n`` of them are as many independent ones as ``1 / sum(p q)``, of the images' normalised
+    power spectra ``p`` and ``q`` (Bartlett's formula). Of ``m`` independent draws the largest is near ``sqrt(2 log m)``.
+    """
+    spectra = [jnp.abs(jnp.fft.fftn(image[..., 0] - jnp.mean(image))) ** 2 for image in (fixed, moving)]
+    p, q = (power / jnp.maximum(jnp.sum(power), jnp.finfo(jnp.float32).tiny) for power in spectra)
+    independent = 1.0 / jnp.maximum(jnp.sum(p * q), 1.0 / p.size)
+    deviations = jnp.arctanh(jnp.clip(correlation, -0.9999, 0.9999)) * jnp.sqrt(jnp.maximum(independent * overlap - 3.0, 0.0))
+    return deviations - jnp.sqrt(2.0 * jnp.log(4.0 * turns * independent))
 
 
 def _turns(d: int) -> Array:
@@ -162,7 +178,7 @@ def _polished(fixed: Array, moving: Array, mask: Array, extent: Array, matrix: A
     def judged(matrix: Array, offset: Array) -> Start:
         value, _, counted = look(matrix, offset)
         overlap = jnp.sum(counted) / jnp.maximum(jnp.sum(weight), 1)
-        return Start(Affine(matrix, offset), _correlation(values, value, counted), overlap)
+        return Start(Affine(matrix, offset), _correlation(values, value, counted), overlap, jnp.zeros(()))
 
     def step(carry: tuple[Array, Array, Start], _: None) -> tuple[tuple[Array, Array, Start], None]:
         matrix, offset, best = carry
