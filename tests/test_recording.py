@@ -270,8 +270,8 @@ def one_frame(folder, stored):
     write_series(folder, stored[:1])
 
 
-def constant_frame(folder, stored):
-    stored[2, 1] = 7
+def constant_frames(folder, stored):
+    stored[1:] = 7
     write_series(folder, stored)
 
 
@@ -354,7 +354,7 @@ def tiny(folder, stored):
         (zero_spacing, r"spacing \(1.5, 0.0\); positive millimetres are needed"),
         (a_frame_missing, r"slices of 4, 5 frames; every slice needs as many"),
         (one_frame, r"2 slice\(s\) of one frame"),
-        (constant_frame, r"constant, every pixel is 7"),
+        (constant_frames, r"no two frames of a slice that are not blank"),
         (colour, r"a.dcm: a colour picture"),
         (palette, r"a colour picture"),
         (no_columns, r"IM0003.dcm: not a DICOM file that can be read"),
@@ -376,6 +376,30 @@ def test_recordings_that_are_wrong(spoil, message, stored, tmp_path):
         read_recording(tmp_path)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["dicom", "png", "nii.gz"])
+def test_blank_frames_are_named(kind, stored, tmp_path):
+    stored[2, 0] = 7
+    if kind == "dicom":
+        write_series(tmp_path, stored)
+    elif kind == "png":
+        write_numbered(tmp_path, stored)
+    else:
+        write_4d(tmp_path / "a.nii.gz", stored)
+    recording = read_recording(tmp_path / "a.nii.gz" if kind == "nii.gz" else tmp_path)
+    same(recording, stored)
+    assert recording.blank == [[2], []][: len(recording.frames)]
+    assert recording.describe_blank() == ("frame 2" if kind == "png" else "frame 2 of slice 0")
+    assert recording.with_spacing((1.0, 2.0)).blank == recording.blank
+
+
+def test_a_slice_with_one_frame_that_is_not_blank_has_nothing_to_register(stored, tmp_path):
+    stored[1:, 0] = 7
+    write_4d(tmp_path / "a.mha", stored)
+    recording = read_recording(tmp_path / "a.mha")
+    assert recording.blank == [list(range(FRAMES)), []]
+    assert recording.describe_blank() == "slice 0"
 
 
 def test_an_order_that_does_not_decide_is_refused(stored, tmp_path):

@@ -1,6 +1,7 @@
 """Motion correction: every frame of a recording brought into the position of one, and what a user wants to know of it."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from r2n2_jax.data.fixed_frame import mean_intensity_frame, mean_position_frame, position_curve
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import Case
-from r2n2_jax.evaluation.metrics import concatenate, log_jacobian, measure
+from r2n2_jax.evaluation.metrics import Metrics, concatenate, log_jacobian, measure
 from r2n2_jax.evaluation.series_report import Corrected, write_series_report
 from r2n2_jax.io.files import write_json
 from r2n2_jax.io.geometry import Geometry, points_to_px, to_px
@@ -63,17 +64,29 @@ def correct(
         one result a slice.
 
     Raises:
-        InputError: where there is no frame of the asked number, or no landmark in a fixed frame.
+        InputError: where there is no frame of the asked number, it is blank, or no landmark is in a fixed frame.
     """
-    chosen = [_choose(frames, options.fixed_frame) for frames in recording.frames]
+    kept = [
+        np.setdiff1d(np.arange(len(frames)), blank) for frames, blank in zip(recording.frames, recording.blank, strict=True)
+    ]
+    chosen = [
+        _choose(frames, numbers, options.fixed_frame) if len(numbers) else None
+        for frames, numbers in zip(recording.frames, kept, strict=True)
+    ]
     points = None if landmarks is None else _points(landmarks, recording, chosen)
-    total = sum(len(frames) for frames in recording.frames)
+    total = sum(map(len, kept))
     results = []
     with tqdm(total=total, unit="frame", disable=None if progress else True) as bar:
         for index, fixed in enumerate(chosen):
             mask = None if masks is None else masks[index]
             of_slice = None if points is None else points[index]
-            results.append(_correct_slice(registrar, recording, index, fixed, mask, of_slice, folder, options, bar))
+            _write_still(folder, index, recording, fields=options.fields)
+            if fixed is None:
+                results.append(_still(recording.frames[index]))
+                continue
+            results.append(
+                _correct_slice(registrar, recording, index, kept[index], fixed, mask, of_slice, folder, options, bar)
+            )
     recording.write(folder, [result.warped for result in results])
     _write_parameters(folder / "parameters.json", results)
     if landmarks is not None:
@@ -82,23 +95,25 @@ def correct(
     return results
 
 
-def _choose(frames: np.ndarray, asked: FixedFrame) -> int:
+def _choose(frames: np.ndarray, kept: np.ndarray, asked: FixedFrame) -> int:
     if asked == "mean-position":
-        return mean_position_frame(frames)
+        return int(kept[mean_position_frame(frames[kept])])
     if asked == "mean-intensity":
-        return mean_intensity_frame(frames)
+        return int(kept[mean_intensity_frame(frames[kept])])
     if not 0 <= asked < len(frames):
         raise InputError(f"--fixed-frame {asked}: the recording has the frames 0 to {len(frames) - 1}")
+    if asked not in kept:
+        raise InputError(f"--fixed-frame {asked}: that frame is blank; name one that is not")
     return asked
 
 
-def _points(path: Path, recording: Recording, chosen: list[int]) -> list[np.ndarray | None]:
+def _points(path: Path, recording: Recording, chosen: list[int | None]) -> list[np.ndarray | None]:
     """``[T, points, 2]`` a slice, normalised; NaN where a frame lacks one."""
     shapes = [geometry.shape for geometry in recording.geometries]
     spacings = [geometry.spacing for geometry in recording.geometries]
     found = place_landmarks(path, [len(frames) for frames in recording.frames], shapes, spacings)
     for number, points in found.items():
-        if not np.isfinite(points[chosen[number]]).any():
+        if chosen[number] is not None and not np.isfinite(points[chosen[number]]).any():
             raise InputError(f"{path}: no point in frame {chosen[number]} of slice {number}, the fixed one (see --fixed-frame)")
     return [found.get(number) for number in range(len(recording.frames))]
 
@@ -107,6 +122,7 @@ def _correct_slice(
     registrar: Registrar,
     recording: Recording,
     index: int,
+    kept: np.ndarray,
     fixed: int,
     mask: np.ndarray | None,
     points: np.ndarray | None,
@@ -114,8 +130,11 @@ def _correct_slice(
     options: Options,
     bar: tqdm,
 ) -> Corrected:
-    frames, geometry = recording.frames[index], recording.geometries[index]
-    fixed_frames = np.broadcast_to(frames[fixed], frames.shape)
+    whole, geometry = recording.frames[index], recording.geometries[index]
+    frames = whole if len(kept) == len(whole) else whole[kept]
+    points = None if points is None else points[kept]
+    fixed_points = None if points is None else points[np.searchsorted(kept, fixed)]
+    fixed_frames = np.broadcast_to(whole[fixed], frames.shape)
     warped, inside = np.zeros_like(frames), np.zeros(frames.shape, bool)
     parts, done = [], 0
     for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, steps=options.steps, refine=options.refine):
@@ -126,15 +145,16 @@ def _correct_slice(
             case = case._replace(region=np.broadcast_to(mask, frames[part].shape))
         if points is not None:
             case = case._replace(
-                fixed_landmarks=np.broadcast_to(points[fixed], points[part].shape), moving_landmarks=points[part]
+                fixed_landmarks=np.broadcast_to(fixed_points, points[part].shape), moving_landmarks=points[part]
             )
-        _write_maps(folder, index, done, chunk.displacement, geometry, fields=options.fields)
+        _write_maps(folder, index, kept[part], chunk.displacement, geometry, fields=options.fields)
         warped[part], inside[part] = chunk.warped, chunk.inside
         parts.append(_summary(chunk, case, geometry))
         done += count
         bar.update(count)
-    return Corrected(
+    found = Corrected(
         fixed,
+        kept,
         position_curve(frames),
         warped,
         inside,
@@ -145,13 +165,63 @@ def _correct_slice(
         [one for part in parts for one in part["parameters"]],
         None if points is None else np.concatenate([part["points"] for part in parts]),
     )
+    return found if len(kept) == len(whole) else _among_all(found, whole)
 
 
-def _write_maps(folder: Path, index: int, first: int, displacement: np.ndarray, geometry: Geometry, *, fields: bool) -> None:
-    """Of the frames ``first, first + 1, ...`` the displacement as ITK applies it, and the log-Jacobian map."""
+def _among_all(found: Corrected, frames: np.ndarray) -> Corrected:
+    """What was found for the frames that were registered, among all: the others stay as they came."""
+
+    def spread(values: np.ndarray | None, fill: float | np.ndarray = np.nan) -> np.ndarray | None:
+        if values is None:
+            return None
+        all_values = np.empty((len(frames), *values.shape[1:]), values.dtype)
+        all_values[:] = fill
+        all_values[found.kept] = values
+        return all_values
+
+    before, after = (Metrics(*map(spread, metrics)) for metrics in (found.before, found.after))
+    parameters = [{"transformations": []} for _ in frames]
+    for number, described in zip(found.kept, found.parameters, strict=True):
+        parameters[number] = described
+    return Corrected(
+        found.fixed,
+        found.kept,
+        spread(found.position),
+        spread(found.warped, frames),
+        spread(found.inside, True),
+        spread(found.largest_mm, 0.0),
+        spread(found.mean_mm, 0.0),
+        before,
+        after,
+        parameters,
+        spread(found.points),
+    )
+
+
+def _still(frames: np.ndarray) -> Corrected:
+    """A slice of which no frame can be registered."""
+    none = np.zeros(0)
+    metrics = Metrics(*[None] * 5, *[none] * 4)
+    empty = frames[:0]
+    found = Corrected(None, np.zeros(0, int), none, empty, empty.astype(bool), none, none, metrics, metrics, [], None)
+    return _among_all(found, frames)
+
+
+def _write_still(folder: Path, index: int, recording: Recording, *, fields: bool) -> None:
+    """Of the blank frames of a slice the maps of no displacement."""
+    geometry, blank = recording.geometries[index], recording.blank[index]
+    _write_maps(folder, index, blank, np.zeros((len(blank), *geometry.shape, 2), np.float32), geometry, fields=fields)
+
+
+def _write_maps(
+    folder: Path, index: int, numbers: Sequence[int], displacement: np.ndarray, geometry: Geometry, *, fields: bool
+) -> None:
+    """Of the frames of these numbers the displacement as ITK applies it, and the log-Jacobian map."""
     for name in ("fields", "log_jacobian") if fields else ("log_jacobian",):
         (folder / name / f"slice_{index}").mkdir(parents=True, exist_ok=True)
-    for frame, (field, change) in enumerate(zip(displacement, log_jacobian(displacement), strict=True), start=first):
+    if not len(numbers):
+        return
+    for frame, field, change in zip(numbers, displacement, log_jacobian(displacement), strict=True):
         file = Path(f"slice_{index}") / f"frame_{frame:04d}.nii.gz"
         if fields:
             write_displacement(folder / "fields" / file, field, geometry)

@@ -132,14 +132,17 @@ def _pair(arguments: Arguments) -> None:
 def _series(registrar: Registrar, path: Path, output: Path, arguments: Arguments) -> None:
     recording = _with_spacing(path, read_recording(path, order_by=arguments.order_by), arguments)
     frames = recording.frames
-    masks = None if arguments.mask is None else read_mask(arguments.mask, recording.geometries)
+    needed = [len(blank) < len(of_slice) for blank, of_slice in zip(recording.blank, frames, strict=True)]
+    masks = None if arguments.mask is None else read_mask(arguments.mask, recording.geometries, needed=needed)
     count, (height, width) = len(frames[0]), frames[0].shape[1:]
     print(f"{len(frames)} slice(s), {count} frames in the order of {recording.order}, {width} x {height} pixels")
+    if blank := recording.describe_blank():
+        print(f"{path}: blank (every pixel the same), left out and written as it came: {blank}")
     options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
     with new_folder(output) as folder:
         results = correct(registrar, recording, folder, options=options, masks=masks, landmarks=arguments.points)
     print_table(*summary_rows(results), title="every frame against the fixed one, means over the others")
-    worse = np.concatenate([one.after.mse > one.before.mse for one in results]).mean()
+    worse = np.concatenate([(one.after.mse > one.before.mse)[one.kept] for one in results]).mean()
     if worse > 0.5:
         print(
             f"{100 * worse:.0f} % of the frames match worse than before: the network does not know this kind of motion. "

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from r2n2_jax.data.fixed_frame import mean_position_frame
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.dicom import OrderBy, find_dicom
+from r2n2_jax.io.geometry import Geometry
 from r2n2_jax.io.recording import NUMBERED, read_recording
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
@@ -24,6 +25,7 @@ class Series(NamedTuple):
         frames: ``[T, H, W]`` float32.
         spacing: millimetres along ``(x, y)``.
         fixed: index of the frame that the others are registered to.
+        blank: the frames that are left out, see ``recording.Recording``.
     """
 
     patient: str
@@ -31,6 +33,12 @@ class Series(NamedTuple):
     frames: np.ndarray
     spacing: tuple[float, float]
     fixed: int
+    blank: tuple[int, ...] = ()
+
+    @property
+    def kept(self) -> np.ndarray:
+        """The numbers of the frames that are not blank."""
+        return np.setdiff1d(np.arange(len(self.frames)), self.blank)
 
 
 def find_patients(folder: Path) -> dict[str, list[Path]]:
@@ -75,14 +83,22 @@ def read_series(patients: dict[str, list[Path]], *, order_by: OrderBy | None = N
     """
     series = []
     for patient, paths in tqdm(patients.items(), desc="reading", unit="patient", disable=None if progress else True):
-        slices = [
-            (frames, geometry)
-            for recording in (read_recording(path, order_by=order_by if find_dicom(path) else None) for path in paths)
-            for frames, geometry in zip(recording.frames, recording.geometries, strict=True)
-        ]
-        for index, (frames, geometry) in enumerate(slices):
-            series.append(Series(patient, index, frames, geometry.spacing[:2], mean_position_frame(frames)))
+        number = 0
+        for path in paths:
+            recording = read_recording(path, order_by=order_by if find_dicom(path) else None)
+            if blank := recording.describe_blank():
+                tqdm.write(f"{path}: blank (every pixel the same), left out: {blank}")
+            for of_slice in zip(recording.frames, recording.geometries, recording.blank, strict=True):
+                series.append(_series(patient, number, *of_slice))
+                number += 1
     return series
+
+
+def _series(patient: str, number: int, frames: np.ndarray, geometry: Geometry, blank: list[int]) -> Series:
+    one = Series(patient, number, frames, geometry.spacing[:2], 0, tuple(blank))
+    if not blank:
+        return one._replace(fixed=mean_position_frame(frames))
+    return one if not len(one.kept) else one._replace(fixed=int(one.kept[mean_position_frame(frames[one.kept])]))
 
 
 def describe_series(series: list[Series]) -> str:

@@ -16,7 +16,8 @@ class Corrected(NamedTuple):
     """One slice, registered.
 
     Attributes:
-        fixed: index of the fixed frame.
+        fixed: index of the fixed frame; None where no frame of the slice was registered.
+        kept: ``[N]``, the frames that were registered; the others are blank: as they came, measures NaN, no displacement.
         position: ``[T]``, where in its motion each frame is.
         warped: ``[T, H, W]``, in the recording's own intensities.
         inside: ``[T, H, W]`` bool, where ``warped`` shows something.
@@ -28,7 +29,8 @@ class Corrected(NamedTuple):
         points: ``[T, points, 2]`` normalised, the fixed frame's landmarks carried to every frame; or None.
     """
 
-    fixed: int
+    fixed: int | None
+    kept: np.ndarray
     position: np.ndarray
     warped: np.ndarray
     inside: np.ndarray
@@ -41,9 +43,11 @@ class Corrected(NamedTuple):
 
 
 def write_series_report(folder: Path, recording: Recording, results: list[Corrected]) -> None:
-    """Writes ``frames.csv``, an animation of every slice, and ``report.html``."""
+    """Writes ``frames.csv``, an animation of every slice that is not blank, and ``report.html``."""
     _write_frames(folder / "frames.csv", recording, results)
     for index, (frames, result, geometry) in enumerate(zip(recording.frames, results, recording.geometries, strict=True)):
+        if result.fixed is None:
+            continue
         gif = figures.animate_series(frames, result.warped, aspect=geometry.aspect)
         (folder / f"slice_{index}.gif").write_bytes(gif)
     page = html.document("Motion correction", _page(recording, results, folder))
@@ -71,18 +75,21 @@ def summary_rows(results: list[Corrected]) -> tuple[list[str], list[list[str]]]:
     header = ["slice", "fixed frame", "MSE before", "after", "NCC before", "after", "worse frames", "folded, %", "largest, mm"]
     rows = []
     for index, result in enumerate(results):
-        others = np.arange(len(result.warped)) != result.fixed
+        if result.fixed is None:
+            rows.append([str(index), "blank", *[""] * (len(header) - 2)])
+            continue
+        others = result.kept[result.kept != result.fixed]
         pairs = [(result.before.mse, result.after.mse), (result.before.ncc, result.after.ncc)]
         similarity = [f"{values[others].mean():.4f}" for pair in pairs for values in pair]
-        worse = int(np.sum((result.after.mse > result.before.mse) & others))
+        worse = int(np.sum((result.after.mse > result.before.mse)[others]))
         rows.append(
             [
                 str(index),
                 str(result.fixed),
                 *similarity,
-                f"{worse} of {others.sum()}",
-                f"{100 * result.after.folded.mean():.3f}",
-                f"{result.largest_mm.max():.1f}",
+                f"{worse} of {len(others)}",
+                f"{100 * result.after.folded[result.kept].mean():.3f}",
+                f"{result.largest_mm[result.kept].max():.1f}",
             ]
         )
     return header, rows
@@ -92,12 +99,18 @@ def _page(recording: Recording, results: list[Corrected], folder: Path) -> Itera
     yield html.paragraph(f"Frames in the order of {recording.order}.")
     if not recording.spacing_known:
         yield html.paragraph("The files hold no spacing: millimetres are pixels here.")
+    if blank := recording.describe_blank():
+        yield html.paragraph(f"Blank (every pixel the same), left out of the registration and written as they came: {blank}.")
     yield html.table(*summary_rows(results))
     for index, result in enumerate(results):
         frames, geometry = recording.frames[index], recording.geometries[index]
+        if result.fixed is None:
+            continue
         name = f"Slice {index}"
         yield html.picture(f"{name}, before and after", "gif", (folder / f"slice_{index}.gif").read_bytes(), "Left: before.")
-        over_time = figures.draw_over_time(frames, result.warped, result.inside, result.fixed, aspect=geometry.aspect)
+        shown = frames[result.kept], result.warped[result.kept], result.inside[result.kept]
+        fixed = int(np.searchsorted(result.kept, result.fixed))
+        over_time = figures.draw_over_time(*shown, fixed, aspect=geometry.aspect)
         yield html.figure(f"{name}, all frames together", over_time, "After: of the frames that show something there.")
         curves = {
             "position in the motion (first principal component of the frames)": {"": result.position},

@@ -39,8 +39,12 @@ _VALUES_AT_ONCE = 1 << 23  # of a long file: compressed ones are decoded from th
 ImageLike = np.ndarray | sitk.Image | Image
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: Path, *, blank: bool = False) -> Image:
     """Reads one 2D or 3D image of any format that SimpleITK knows; colour becomes luminance.
+
+    Args:
+        path: the file.
+        blank: let a constant image through.
 
     Raises:
         InputError: where the file is missing, not an image, a series, not finite, or constant.
@@ -59,7 +63,7 @@ def read_image(path: Path) -> Image:
     pixels = sitk.GetArrayFromImage(image).astype(np.float32).reshape(geometry.shape)
     if len(geometry.axes) == 3 and min(geometry.shape) < _LEAST_PIXELS:
         raise InputError(f"{path}: a volume of size {geometry.size}, x, y, slice; take one of its slices")
-    check_pixels(pixels, str(path))
+    (check_values if blank else check_pixels)(pixels, str(path))
     return Image(pixels, geometry, str(path), kind)
 
 
@@ -86,7 +90,7 @@ def read_frames(path: Path) -> tuple[np.ndarray, Geometry]:
     for first, part in _parts(path, reader, shape):
         for frame, slice_ in np.ndindex(part.shape[:2]):
             pixels[first + frame, slice_] = part[frame, slice_]
-            check_pixels(pixels[first + frame, slice_], f"{path} (slice {slice_}, frame {first + frame})")
+            check_values(pixels[first + frame, slice_], f"{path} (slice {slice_}, frame {first + frame})")
     return pixels, geometry
 
 
@@ -106,12 +110,13 @@ def read_labels(path: Path) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def read_mask(path: Path, geometries: Sequence[Geometry]) -> list[np.ndarray]:
+def read_mask(path: Path, geometries: Sequence[Geometry], *, needed: Sequence[bool] | None = None) -> list[np.ndarray]:
     """Reads the mask of one image or of a recording's slices: bool arrays, True where the file is not zero.
 
     Args:
         path: an image file; axes of one pixel may be missing.
         geometries: of the images it belongs to.
+        needed: the slices that it must say something of; by default all.
 
     Raises:
         InputError: where the file is missing, not an image, of another size, zero in all of a slice, or lies elsewhere.
@@ -130,7 +135,7 @@ def read_mask(path: Path, geometries: Sequence[Geometry]) -> list[np.ndarray]:
             raise InputError(f"{path}: the mask lies elsewhere, {own}; what it belongs to has {first}")
     masks = list(values.reshape(shape) != 0)
     for index, mask in enumerate(masks):
-        if not mask.any():
+        if not mask.any() and (needed is None or needed[index]):
             raise InputError(f"{path}: a mask that is zero everywhere" + (f" in slice {index}" if len(masks) > 1 else ""))
     return masks
 
@@ -141,12 +146,21 @@ def check_pixels(pixels: np.ndarray, name: str) -> None:
     Raises:
         InputError: where pixels are not finite, all the same, or fewer than 8 along an axis.
     """
+    check_values(pixels, name)
+    if pixels.min() == pixels.max():
+        raise InputError(f"{name}: constant, every pixel is {pixels.flat[0]:g}; there is nothing to register")
+
+
+def check_values(pixels: np.ndarray, name: str) -> None:
+    """Refuses what is no frame of a series; a constant one is.
+
+    Raises:
+        InputError: where pixels are not finite, or fewer than 8 along an axis.
+    """
     if min(pixels.shape) < _LEAST_PIXELS:
         raise InputError(f"{name}: of shape {pixels.shape}; at least {_LEAST_PIXELS} pixels along every axis are needed")
     if not np.isfinite(pixels).all():
         raise _not_finite(name, np.count_nonzero(~np.isfinite(pixels)))
-    if pixels.min() == pixels.max():
-        raise InputError(f"{name}: constant, every pixel is {pixels.flat[0]:g}; there is nothing to register")
 
 
 def as_image(image: ImageLike, name: str) -> Image:

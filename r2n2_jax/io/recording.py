@@ -12,7 +12,7 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.io.dicom import OrderBy, find_dicom, read_dicom_series
 from r2n2_jax.io.dicom_pixels import read_dicom_pixels, write_dicom_series
 from r2n2_jax.io.geometry import Geometry, pixel_grid
-from r2n2_jax.io.images import Image, check_pixels, read_frames, read_image, write_image, write_picture
+from r2n2_jax.io.images import Image, check_values, read_frames, read_image, write_image, write_picture
 
 Spacing = tuple[float, float]
 NUMBERED = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
@@ -28,6 +28,7 @@ class Recording:
         order: what the frames' order in time was taken from.
         times: seconds from the first frame, ``[T]`` a slice, or None where they are not known.
         spacing_known: False where the files hold none.
+        blank: the frames of each slice that cannot be registered: constant ones, and all of a slice without two others.
         write: ``(folder, frames)``: writes frames of the same shapes in the recording's own format; returns what it wrote. With
             the option ``spacing``, millimetres along ``(x, y)``, in the place of the recording's.
     """
@@ -38,6 +39,23 @@ class Recording:
     times: list[np.ndarray | None]
     spacing_known: bool
     write: Callable[..., Path]
+    blank: list[list[int]] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blank", [_blank(frames) for frames in self.frames])
+
+    def describe_blank(self) -> str:
+        """Which frames are blank, in words; nothing where none is."""
+        whole = [index for index, frames in enumerate(self.frames) if len(self.blank[index]) == len(frames)]
+        slices = [f"slice {', '.join(map(str, whole))}"] if whole else []
+        return "; ".join(
+            slices
+            + [
+                f"frame {', '.join(map(str, numbers))}" + (f" of slice {index}" if len(self.frames) > 1 else "")
+                for index, numbers in enumerate(self.blank)
+                if numbers and index not in whole
+            ]
+        )
 
     def with_spacing(self, spacing: Spacing) -> "Recording":
         """The same with another spacing along ``(x, y)``, millimetres."""
@@ -59,6 +77,13 @@ def read_recording(path: Path, *, order_by: OrderBy | None = None) -> Recording:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
+    recording = _read(path, order_by)
+    if all(len(blank) == len(frames) for blank, frames in zip(recording.blank, recording.frames, strict=True)):
+        raise InputError(f"{path}: no two frames of a slice that are not blank (every pixel the same); they are needed")
+    return recording
+
+
+def _read(path: Path, order_by: OrderBy | None) -> Recording:
     dicom = find_dicom(path)
     if dicom:
         return _from_dicom(path, dicom, order_by)
@@ -123,10 +148,10 @@ def _from_pictures(path: Path) -> Recording:
         if twin is not None:
             raise InputError(f"{path}: {file.name} and {twin.name} are both frame {number}; every frame needs its own number")
     files.sort(key=lambda file: numbers[file])
-    first = read_image(files[0])
+    first = read_image(files[0], blank=True)
     frames, kinds = np.zeros((len(files), *first.pixels.shape), np.float32), []
     for index, file in enumerate(files):
-        image = read_image(file)
+        image = read_image(file, blank=True)
         _check_like(files[0], first, file, image)
         frames[index] = image.pixels
         kinds.append(image.kind)
@@ -166,7 +191,12 @@ def _check_like(first_file: Path, first: Image, file: Path, image: Image) -> Non
             raise InputError(f"{file}: {what} {theirs}, but {first_file.name} has {ours}; a series needs one {what}")
 
 
+def _blank(frames: np.ndarray) -> list[int]:
+    constant = [index for index, frame in enumerate(frames) if frame.min() == frame.max()]
+    return constant if len(frames) - len(constant) > 1 else list(range(len(frames)))
+
+
 def _checked(frames: np.ndarray, name: str) -> np.ndarray:
     for index, frame in enumerate(frames):
-        check_pixels(frame, f"{name}, frame {index}")
+        check_values(frame, f"{name}, frame {index}")
     return frames
