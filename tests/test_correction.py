@@ -155,7 +155,7 @@ def test_blank_frames_are_named_in_what_is_written(with_blanks):
     assert described[0]["frames"][5] == []
     assert described[0]["frames"][6] != []
     assert [one["fixed_frame"] for one in described] == [results[0].fixed, results[1].fixed, None]
-    assert recording.describe_blank() in (folder / "report.html").read_text()
+    assert recording.remarks()[0][1:] in (folder / "report.html").read_text()
     assert summary_rows(results)[1][2][1] == "blank"
     assert summary_rows(results)[1][0][6].endswith(f"of {FRAMES - 2}")
 

@@ -69,7 +69,7 @@ def test_blank_frames_are_left_out(tmp_path, capfd):
     write_patient(tmp_path / "a.nii.gz", spoilt)
     found = read_series(find_patients(tmp_path))
     assert (
-        "a.nii.gz: blank (every pixel the same), left out: frame 0, 5 of slice 0; frame 6, 11 of slice 1"
+        "a.nii.gz: blank (every pixel the same), not registered: frame 0, 5 of slice 0; frame 6, 11 of slice 1"
         in capfd.readouterr().out
     )
     assert [one.blank for one in found] == [(0, 5), (6, 11), (), ()]

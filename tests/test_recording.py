@@ -93,9 +93,8 @@ def test_a_file_of_several_frames(stored, tmp_path):
         assert recording.geometries[0].spacing[:2] == (1.5, 2.0)
         assert recording.geometries[0].origin == (-31.0, 12.5, 40.0)
     write_enhanced(tmp_path / "cine.dcm", stored[::-1, 0], delays=[160.0, 120.0, 80.0, 40.0, 0.0])
-    with pytest.raises(InputError, match="trigger-time and instance-number disagree"):
-        read_recording(tmp_path)
-    recording = read_recording(tmp_path, order_by="trigger-time")
+    recording = read_recording(tmp_path)
+    assert recording.order == "trigger-time", "the order in the file is not time's"
     np.testing.assert_array_equal(recording.frames[0], stored[:, 0])
     np.testing.assert_allclose(recording.times[0], 0.04 * np.arange(FRAMES))
 
@@ -232,7 +231,7 @@ def truncated_pixels(folder, stored):
 def truncated_header(folder, stored):
     write_series(folder, stored)
     content = (folder / "IM0003.dcm").read_bytes()
-    (folder / "IM0003.dcm").write_bytes(content[:140])
+    (folder / "IM0003.dcm").write_bytes(content[: content.index(b"Nobody")])
 
 
 def repeated_numbers(folder, stored):
@@ -253,17 +252,8 @@ def mixed_spacings(folder, stored):
     write_series(folder, stored, PixelSpacing=lambda t, s: [2.0, 1.5 + 0.1 * (t == 2)])
 
 
-def mixed_orientations(folder, stored):
-    write_series(folder, stored, ImageOrientationPatient=lambda t, s: [1, 0, 0, 0, 1, 0] if t else [0, 1, 0, 0, 0, 1])
-
-
 def zero_spacing(folder, stored):
     write_series(folder, stored, PixelSpacing=[0.0, 1.5])
-
-
-def a_frame_missing(folder, stored):
-    write_series(folder, stored)
-    (folder / "IM0003.dcm").unlink()
 
 
 def one_frame(folder, stored):
@@ -342,7 +332,7 @@ def tiny(folder, stored):
     ("spoil", "message"),
     [
         (truncated_pixels, r"IM0003.dcm: not an image that can be read \(truncated"),
-        (truncated_header, r"slices of 4, 5 frames"),
+        (truncated_header, r"IM0003.dcm: not a DICOM file that can be read"),
         (
             repeated_numbers,
             r"trigger-time: missing in 10 of 10 frames.*instance-number: the same for several frames.*need numbers",
@@ -350,9 +340,7 @@ def tiny(folder, stored):
         (two_series, r"files of 2 series"),
         (mixed_sizes, r"size \(16, 1[02]\), but .* has \(16, 1[02]\)"),
         (mixed_spacings, r"spacing .*, but .* has .*; a series needs one spacing"),
-        (mixed_orientations, r"a series needs one orientation"),
         (zero_spacing, r"spacing \(1.5, 0.0\); positive millimetres are needed"),
-        (a_frame_missing, r"slices of 4, 5 frames; every slice needs as many"),
         (one_frame, r"2 slice\(s\) of one frame"),
         (constant_frames, r"no two frames of a slice that are not blank"),
         (colour, r"a.dcm: a colour picture"),
@@ -390,7 +378,7 @@ def test_blank_frames_are_named(kind, stored, tmp_path):
     recording = read_recording(tmp_path / "a.nii.gz" if kind == "nii.gz" else tmp_path)
     same(recording, stored)
     assert recording.blank == [[2], []][: len(recording.frames)]
-    assert recording.describe_blank() == ("frame 2" if kind == "png" else "frame 2 of slice 0")
+    assert recording.remarks()[0].endswith("registered: frame 2" if kind == "png" else "registered: frame 2 of slice 0")
     assert recording.with_spacing((1.0, 2.0)).blank == recording.blank
 
 
@@ -399,7 +387,7 @@ def test_a_slice_with_one_frame_that_is_not_blank_has_nothing_to_register(stored
     write_4d(tmp_path / "a.mha", stored)
     recording = read_recording(tmp_path / "a.mha")
     assert recording.blank == [list(range(FRAMES)), []]
-    assert recording.describe_blank() == "slice 0"
+    assert recording.remarks()[0].endswith("registered: slice 0")
 
 
 def test_an_order_that_does_not_decide_is_refused(stored, tmp_path):

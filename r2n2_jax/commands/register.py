@@ -136,8 +136,8 @@ def _series(registrar: Registrar, path: Path, output: Path, arguments: Arguments
     masks = None if arguments.mask is None else read_mask(arguments.mask, recording.geometries, needed=needed)
     count, (height, width) = len(frames[0]), frames[0].shape[1:]
     print(f"{len(frames)} slice(s), {count} frames in the order of {recording.order}, {width} x {height} pixels")
-    if blank := recording.describe_blank():
-        print(f"{path}: blank (every pixel the same), left out and written as it came: {blank}")
+    for remark in recording.remarks():
+        print(f"{path}: {remark}")
     options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
     with new_folder(output) as folder:
         results = correct(registrar, recording, folder, options=options, masks=masks, landmarks=arguments.points)

@@ -86,8 +86,8 @@ def read_series(patients: dict[str, list[Path]], *, order_by: OrderBy | None = N
         number = 0
         for path in paths:
             recording = read_recording(path, order_by=order_by if find_dicom(path) else None)
-            if blank := recording.describe_blank():
-                tqdm.write(f"{path}: blank (every pixel the same), left out: {blank}")
+            for remark in recording.remarks():
+                tqdm.write(f"{path}: {remark}")
             for of_slice in zip(recording.frames, recording.geometries, recording.blank, strict=True):
                 series.append(_series(patient, number, *of_slice))
                 number += 1

@@ -99,8 +99,8 @@ def _page(recording: Recording, results: list[Corrected], folder: Path) -> Itera
     yield html.paragraph(f"Frames in the order of {recording.order}.")
     if not recording.spacing_known:
         yield html.paragraph("The files hold no spacing: millimetres are pixels here.")
-    if blank := recording.describe_blank():
-        yield html.paragraph(f"Blank (every pixel the same), left out of the registration and written as they came: {blank}.")
+    for remark in recording.remarks():
+        yield html.paragraph(f"{remark[0].upper()}{remark[1:]}.")
     yield html.table(*summary_rows(results))
     for index, result in enumerate(results):
         frames, geometry = recording.frames[index], recording.geometries[index]

@@ -14,7 +14,8 @@ from pydicom.pixels import apply_rescale, get_decoder, iter_pixels
 from pydicom.uid import ExplicitVRLittleEndian, JPEGExtended12Bit, generate_uid
 
 from r2n2_jax.errors import InputError
-from r2n2_jax.io.dicom import DicomFrame, DicomSlice, functional_groups
+from r2n2_jax.io.dicom import DicomFrame, functional_groups
+from r2n2_jax.io.dicom_series import DicomSlice
 from r2n2_jax.io.images import read_values
 
 _OF_OLD_PIXELS = (
@@ -66,9 +67,11 @@ def write_dicom_series(
             found.setdefault(frame.path, []).append((frame, image))
     for path, members in found.items():
         dataset = pydicom.dcmread(path)
+        members.sort(key=lambda member: member[0].index or 0)
         stored = np.zeros((len(members), *members[0][1].shape), _stored_type(dataset))
-        for frame, image in members:
-            stored[frame.index or 0] = _to_stored(dataset, frame.index or 0, image)
+        for number, (frame, image) in enumerate(members):
+            stored[number] = _to_stored(dataset, frame.index or 0, image)
+        _keep_frames(dataset, [frame.index or 0 for frame, _ in members])
         if spacing is not None:
             _set_spacing(dataset, spacing)
         _set_pixels(dataset, stored)
@@ -81,6 +84,15 @@ def write_dicom_series(
             dataset.save_as(folder / path.name, enforce_file_format=True)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(f"{path}: its header cannot be written again: {error}") from error
+
+
+def _keep_frames(dataset: pydicom.Dataset, kept: list[int]) -> None:
+    """Of a file of several frames leaves those that are written."""
+    if int(dataset.get("NumberOfFrames") or 1) == len(kept):
+        return
+    dataset.NumberOfFrames = len(kept)
+    if groups := dataset.get("PerFrameFunctionalGroupsSequence"):
+        dataset.PerFrameFunctionalGroupsSequence = [groups[index] for index in kept]
 
 
 def _set_spacing(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> None:

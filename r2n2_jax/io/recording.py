@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from r2n2_jax.errors import InputError
-from r2n2_jax.io.dicom import OrderBy, find_dicom, read_dicom_series
+from r2n2_jax.io.dicom import OrderBy, find_dicom
 from r2n2_jax.io.dicom_pixels import read_dicom_pixels, write_dicom_series
+from r2n2_jax.io.dicom_series import read_dicom_series
 from r2n2_jax.io.geometry import Geometry, pixel_grid
 from r2n2_jax.io.images import Image, check_values, read_frames, read_image, write_image, write_picture
 
@@ -28,6 +29,7 @@ class Recording:
         order: what the frames' order in time was taken from.
         times: seconds from the first frame, ``[T]`` a slice, or None where they are not known.
         spacing_known: False where the files hold none.
+        left_out: what else the files hold, in words.
         blank: the frames of each slice that cannot be registered: constant ones, and all of a slice without two others.
         write: ``(folder, frames)``: writes frames of the same shapes in the recording's own format; returns what it wrote. With
             the option ``spacing``, millimetres along ``(x, y)``, in the place of the recording's.
@@ -39,13 +41,22 @@ class Recording:
     times: list[np.ndarray | None]
     spacing_known: bool
     write: Callable[..., Path]
+    left_out: Sequence[str] = ()
     blank: list[list[int]] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blank", [_blank(frames) for frames in self.frames])
 
-    def describe_blank(self) -> str:
-        """Which frames are blank, in words; nothing where none is."""
+    def remarks(self) -> list[str]:
+        """A line of what was left out, and one of the frames that are blank, where there is any."""
+        blank, lines = self._describe_blank(), []
+        if self.left_out:
+            lines.append(f"left out: {'; '.join(self.left_out)}")
+        if blank:
+            lines.append(f"blank (every pixel the same), not registered: {blank}")
+        return lines
+
+    def _describe_blank(self) -> str:
         whole = [index for index, frames in enumerate(self.frames) if len(self.blank[index]) == len(frames)]
         slices = [f"slice {', '.join(map(str, whole))}"] if whole else []
         return "; ".join(
@@ -93,7 +104,7 @@ def _read(path: Path, order_by: OrderBy | None) -> Recording:
 
 
 def _from_dicom(path: Path, files: list[Path], order_by: OrderBy | None) -> Recording:
-    slices = read_dicom_series(files, order_by=order_by)
+    slices, left_out = read_dicom_series(files, order_by=order_by)
     frames = [_checked(read_dicom_pixels(one.frames), f"{path}, slice {index}") for index, one in enumerate(slices)]
 
     def write(folder: Path, registered: Sequence[np.ndarray], *, spacing: Spacing | None = None) -> Path:
@@ -102,7 +113,8 @@ def _from_dicom(path: Path, files: list[Path], order_by: OrderBy | None) -> Reco
         return folder / "warped"
 
     known = slices[0].frames[0].spacing is not None
-    return Recording(frames, [one.geometry for one in slices], slices[0].order_by, [one.times for one in slices], known, write)
+    geometries, times = [one.geometry for one in slices], [one.times for one in slices]
+    return Recording(frames, geometries, slices[0].order_by, times, known, write, left_out)
 
 
 def _from_file(path: Path) -> Recording:
