@@ -266,7 +266,7 @@ def constant_frames(folder, stored):
 
 
 def colour(folder, stored):
-    write_single(folder / "a.dcm", stored[0, 0], SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    write_single(folder / "a.dcm", stored[0, 0], SamplesPerPixel=4, PhotometricInterpretation="CMYK", PlanarConfiguration=0)
 
 
 def palette(folder, stored):
@@ -343,8 +343,8 @@ def tiny(folder, stored):
         (zero_spacing, r"spacing \(1.5, 0.0\); positive millimetres are needed"),
         (one_frame, r"2 slice\(s\) of one frame"),
         (constant_frames, r"no two frames of a slice that are not blank"),
-        (colour, r"a.dcm: a colour picture"),
-        (palette, r"a colour picture"),
+        (colour, r"a.dcm: 4 value\(s\) a pixel of CMYK; pictures of MONOCHROME1, .* are read"),
+        (palette, r"not an image that can be read"),
         (no_columns, r"IM0003.dcm: not a DICOM file that can be read"),
         (moved_field_of_view, r"of the same slice at .*; its frames need one place"),
         (no_orientation, r"two unit vectors are needed"),

@@ -1,6 +1,7 @@
 """DICOM headers: what every frame of every file says of itself."""
 
 import datetime
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,12 @@ from r2n2_jax.errors import InputError
 OrderBy = Literal["trigger-time", "acquisition-time", "temporal-position", "instance-number", "content-time"]
 
 _STRAIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+_INTERPRETATIONS = {
+    1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
+    3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"),
+}
 
 
 class DicomFrame(NamedTuple):
@@ -86,8 +93,10 @@ def read_header(path: Path) -> list[DicomFrame]:
 
 
 def _check_pixel_entries(path: Path, header: pydicom.Dataset) -> None:
-    if int(header.get("SamplesPerPixel", 1)) != 1 or header.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        raise InputError(f"{path}: a colour picture; DICOM images of one grey value a pixel are needed")
+    samples, kind = int(header.get("SamplesPerPixel", 1)), header.PhotometricInterpretation
+    if kind not in _INTERPRETATIONS.get(samples, ()):
+        known = ", ".join(itertools.chain(*_INTERPRETATIONS.values()))
+        raise InputError(f"{path}: {samples} value(s) a pixel of {kind}; pictures of {known} are read")
     if int(header.BitsAllocated) not in (8, 16, 32) or not 1 <= int(header.BitsStored) <= int(header.BitsAllocated):
         raise InputError(f"{path}: {header.BitsStored} of {header.BitsAllocated} bits a pixel; 8, 16 or 32 are read")
 
