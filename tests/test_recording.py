@@ -5,7 +5,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_files import stored_values, write_enhanced, write_series, write_single
-from pydicom.uid import ExplicitVRBigEndian, generate_uid
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.recording import read_recording
@@ -220,6 +220,25 @@ def test_big_endian_files_are_read(stored, tmp_path):
         dataset["PixelData"].VR = "OW"
         dataset.save_as(tmp_path / f"{t}.dcm", implicit_vr=False, little_endian=False, enforce_file_format=True)
     np.testing.assert_array_equal(read_recording(tmp_path).frames[0], stored[:2, 0])
+
+
+def test_big_endian_files_of_several_frames_are_written_little_endian(stored, tmp_path):
+    path = tmp_path / "a.dcm"
+    write_enhanced(path, stored[:, 0], slope=[1.0, 2.0, 3.0, 4.0, 0.5], delays=[40.0 * t for t in range(FRAMES)])
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dataset.PixelData = stored[:, 0].astype(">u2").tobytes()
+    dataset["PixelData"].VR = "OW"
+    dataset.add_new("GrayLookupTableData", "OW", np.arange(4, dtype=">u2").tobytes())
+    pydicom.dcmwrite(path, dataset, implicit_vr=False, little_endian=False, enforce_file_format=True)
+    recording = read_recording(path)
+    np.testing.assert_array_equal(recording.frames[0], stored[:, 0] * np.reshape([1.0, 2.0, 3.0, 4.0, 0.5], (-1, 1, 1)))
+    (tmp_path / "out").mkdir()
+    folder = recording.write(tmp_path / "out", recording.frames)
+    np.testing.assert_array_equal(read_recording(folder).frames[0], recording.frames[0])
+    written = pydicom.dcmread(folder / "a.dcm")
+    assert written.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert written.GrayLookupTableData == np.arange(4, dtype="<u2").tobytes()
 
 
 def truncated_pixels(folder, stored):

@@ -70,6 +70,8 @@ def write_dicom_series(
             found.setdefault(frame.path, []).append((frame, image))
     for path, members in found.items():
         dataset = pydicom.dcmread(path)
+        if dataset.original_encoding == (False, False):
+            _turn_bytes(dataset)
         _make_grey(dataset)
         members.sort(key=lambda member: member[0].index or 0)
         stored = np.zeros((len(members), *members[0][1].shape), _stored_type(dataset))
@@ -85,9 +87,17 @@ def write_dicom_series(
         kind = dataset.get("ImageType")
         dataset.ImageType = ["DERIVED", "SECONDARY", *(list(kind)[2:] if isinstance(kind, MultiValue) else [])]
         try:
-            dataset.save_as(folder / path.name, enforce_file_format=True)
+            pydicom.dcmwrite(folder / path.name, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(f"{path}: its header cannot be written again: {error}") from error
+
+
+def _turn_bytes(dataset: pydicom.Dataset) -> None:
+    """Of a big-endian file turns the bytes that pydicom writes as they are."""
+    for element in dataset.iterall():
+        size = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}.get(element.VR)
+        if size is not None and element.value and element.keyword not in _OF_OLD_PIXELS:
+            element.value = np.frombuffer(element.value, f">u{size}").astype(f"<u{size}").tobytes()
 
 
 def _make_grey(dataset: pydicom.Dataset) -> None:
