@@ -14,6 +14,7 @@ from r2n2_jax.io.dicom_pixels import read_dicom_pixels, write_dicom_series
 from r2n2_jax.io.dicom_series import read_dicom_series
 from r2n2_jax.io.geometry import Geometry, pixel_grid
 from r2n2_jax.io.images import Image, check_values, read_frames, read_image, write_image, write_picture
+from r2n2_jax.io.stacks import MOVIES, TIFF, Layout, read_gif, read_layout, write_stack
 
 Spacing = tuple[float, float]
 NUMBERED = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
@@ -76,31 +77,41 @@ class Recording:
         )
 
 
-def read_recording(path: Path, *, order_by: OrderBy | None = None) -> Recording:
+def read_recording(path: Path, *, order_by: OrderBy | None = None, channel: int | None = None) -> Recording:
     """Reads a folder of DICOM files or numbered pictures, or one file with the axes x, y, [slice,] frame.
 
     Args:
         path: the folder or file.
         order_by: the DICOM entry to order frames by, where it is ambiguous.
+        channel: which one of a TIFF file of several.
 
     Raises:
         InputError: where nothing can be read, frames do not match each other, or their order is not known.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    recording = _read(path, order_by)
+    recording = _read(path, order_by, channel)
     if all(len(blank) == len(frames) for blank, frames in zip(recording.blank, recording.frames, strict=True)):
         raise InputError(f"{path}: no two frames of a slice that are not blank (every pixel the same); they are needed")
     return recording
 
 
-def _read(path: Path, order_by: OrderBy | None) -> Recording:
+def _read(path: Path, order_by: OrderBy | None, channel: int | None) -> Recording:
+    if path.suffix.lower() in MOVIES:
+        raise InputError(f"{path}: a movie; numbered pictures are needed: ffmpeg -i {path.name} FOLDER/%05d.png makes them")
+    layout = read_layout(path) if path.is_file() and path.suffix.lower() in TIFF else None
+    if channel is not None and layout is None:
+        raise InputError(f"{path}: --channel is for ImageJ's and OME's TIFF files of several channels; leave it out")
     dicom = find_dicom(path)
     if dicom:
         return _from_dicom(path, dicom, order_by)
     if order_by is not None:
         raise InputError(f"{path}: --order-by is for folders of DICOM files; nothing else needs it")
-    return _from_pictures(path) if path.is_dir() else _from_file(path)
+    if path.is_dir():
+        return _from_pictures(path)
+    if layout is not None:
+        return _from_stack(path, layout, channel)
+    return _from_gif(path) if path.suffix.lower() == ".gif" else _from_file(path)
 
 
 def _from_dicom(path: Path, files: list[Path], order_by: OrderBy | None) -> Recording:
@@ -145,6 +156,49 @@ def _from_file(path: Path) -> Recording:
     times = None if interval == 1.0 else interval * np.arange(len(pixels))
     split = [pixels[:, index] for index in range(pixels.shape[1])]
     return Recording(split, geometries, "the file", [times] * len(split), _is_known(whole.spacing), write)
+
+
+def _from_stack(path: Path, layout: Layout, channel: int | None) -> Recording:
+    count = layout.sizes["C"]
+    if count > 1 and channel is None:
+        names = ", ".join(f"{number} ({name})" for number, name in enumerate(layout.names)) or f"0 to {count - 1}"
+        raise InputError(
+            f"{path}: {count} channels ({names}) of {layout.sizes['T']} frames; one is registered: name it by --channel of "
+            "register.py, or keep it in a file of its own"
+        )
+    if channel is not None and not 0 <= channel < count:
+        raise InputError(f"{path}: --channel {channel}; it has the channels 0 to {count - 1}")
+    pages, whole = read_frames(path)
+    frames = pages[layout.pages(channel or 0), 0]
+    spacing = whole.spacing[:2]
+    order = "the file (its slices: it has no frames)" if layout.of_slices else "the file"
+    times = None if layout.interval is None else layout.interval * np.arange(len(frames))
+    return _of_pages(path, frames, spacing, order, times, layout.interval)
+
+
+def _from_gif(path: Path) -> Recording:
+    frames, times = read_gif(path)
+    if len(frames) < 2:
+        raise InputError(f"{path}: a picture of one frame; at least two are needed")
+    interval = None if times is None else float(times[-1] / (len(times) - 1))
+    return _of_pages(path, _checked(frames, str(path))[:, None], (1.0, 1.0), "the file", times, interval)
+
+
+def _of_pages(
+    path: Path, frames: np.ndarray, spacing: Spacing, order: str, times: np.ndarray | None, interval: float | None
+) -> Recording:
+    """Of ``[T, Z, H, W]`` that lie nowhere and are written as a TIFF file."""
+
+    def write(folder: Path, registered: Sequence[np.ndarray], *, spacing: Spacing | None = None) -> Path:
+        target = folder / f"warped{path.suffix.lower() if path.suffix.lower() in TIFF else '.tif'}"
+        write_stack(target, np.stack(registered, axis=1), spacing=spacing or known, interval=interval)
+        return target
+
+    known = spacing if _is_known(spacing) else None
+    geometry = pixel_grid(frames.shape[2:])._replace(spacing=spacing)
+    slices = range(frames.shape[1])
+    split = [frames[:, index] for index in slices]
+    return Recording(split, [geometry for _ in slices], order, [times for _ in slices], known is not None, write)
 
 
 def _from_pictures(path: Path) -> Recording:
