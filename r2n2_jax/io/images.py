@@ -12,7 +12,8 @@ import SimpleITK as sitk
 
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.geometry import Geometry, pixel_grid, to_physical_mm
-from r2n2_jax.io.whole import check_whole, count_not_finite, nifti_shape
+from r2n2_jax.io.stacks import read_without_alpha
+from r2n2_jax.io.whole import check_whole, count_not_finite, nifti_angle, nifti_shape
 
 
 class Image(NamedTuple):
@@ -35,6 +36,8 @@ class Image(NamedTuple):
 
 _LEAST_PIXELS = 8
 _VALUES_AT_ONCE = 1 << 23  # of a long file: compressed ones are decoded from their beginning for every part
+
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what is wrong with a file is said in one line, by us
 
 ImageLike = np.ndarray | sitk.Image | Image
 
@@ -216,15 +219,25 @@ def _open_2d_t(path: Path) -> tuple[sitk.ImageFileReader, Geometry, tuple[int, .
     reader = _open(path)
     if reader.GetNumberOfComponents() != 1:
         raise InputError(f"{path}: {reader.GetNumberOfComponents()} values per pixel; a grey series is needed")
-    shape = tuple(reversed(reader.GetSize()))
+    geometry = _squeezed(_geometry(reader))
+    shape = tuple(reversed(geometry.size))
     if len(shape) == 3:
         shape = (shape[0], 1, *shape[1:])
     if len(shape) != 4:
         raise InputError(f"{path}: {len(shape)}D; a series has the axes x, y, slice, frame, or x, y, frame")
     # Of one frame ITK drops the last axis, and the slices would pass for frames.
-    if shape[0] < 2 or (_is_nifti(reader) and nifti_shape(path)[3:4] == (1,)):
+    if shape[0] < 2 or (_is_nifti(reader) and set(nifti_shape(path)[3:]) == {1}):
         raise InputError(f"{path}: a series of one frame; at least two frames are needed")
-    return reader, _geometry(reader), shape
+    return reader, geometry, shape
+
+
+def _squeezed(geometry: Geometry) -> Geometry:
+    """Without the axes of one pixel between the slices' and the last."""
+    count = len(geometry.size)
+    kept = [axis for axis in range(count) if axis in (0, 1, 2, count - 1) or geometry.size[axis] > 1]
+    size, spacing, origin = (tuple(np.take(values, kept).tolist()) for values in geometry[:3])
+    direction = np.reshape(geometry.direction, (count, count))[np.ix_(kept, kept)]
+    return Geometry(size, spacing, origin, tuple(direction.ravel().tolist()))
 
 
 def _parts(path: Path, reader: sitk.ImageFileReader, shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
@@ -249,7 +262,8 @@ def _place(image: sitk.Image, geometry: Geometry) -> None:
 
 
 def _read(path: Path) -> sitk.Image:
-    return _execute(path, _open(path))
+    grey = read_without_alpha(path)
+    return _execute(path, _open(path)) if grey is None else sitk.GetImageFromArray(grey)
 
 
 def _open(path: Path) -> sitk.ImageFileReader:
@@ -280,6 +294,11 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError, EOFError, ValueError, SyntaxError, zlib.error) as error:
+        if "orthonormal" in str(error):
+            raise InputError(
+                f"{path}: its sform is sheared (axes {nifti_angle(path):.1f} degrees apart), and it has no qform; right angles "
+                "are needed: resample it to such a grid, or give it a qform"
+            ) from error
         raise InputError(f"{path}: not an image that can be read (truncated, or not of a known format)") from error
 
 

@@ -1,9 +1,11 @@
-"""Stacks of pictures in one file, by Pillow: what ImageJ and OME say of a TIFF file's pages, and GIF movies."""
+"""Stacks of pictures in one file, by Pillow: what ImageJ and OME say of a TIFF file's pages, GIF movies, grey with alpha."""
 
+import contextlib
 import re
 import struct
+import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +18,13 @@ MOVIES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".wmv", ".mpg", ".mpe
 TIFF = (".tif", ".tiff")
 
 _DESCRIPTION = 270
+_GREY_AND_ALPHA = 4  # of a PNG file
 _LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as of pictures
 _SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "min": 60.0, "h": 3600.0}
+_BROKEN = (
+    *(OSError, EOFError, ValueError, SyntaxError, AttributeError, IndexError, struct.error),
+    Image.DecompressionBombError,
+)
 
 
 class Layout(NamedTuple):
@@ -47,9 +54,9 @@ class Layout(NamedTuple):
 def count_pages(path: Path) -> int:
     """How many pages a TIFF file has; 0 where Pillow does not know its kind."""
     try:
-        with Image.open(path) as picture:
+        with _opened(path) as picture:
             return getattr(picture, "n_frames", 1)
-    except (OSError, EOFError, ValueError, SyntaxError):
+    except _BROKEN:
         return 0
 
 
@@ -60,9 +67,9 @@ def read_layout(path: Path) -> Layout | None:
         InputError: where the file has other pages than it says.
     """
     try:
-        with Image.open(path) as picture:
+        with _opened(path) as picture:
             text = str(picture.tag_v2.get(_DESCRIPTION, ""))
-    except (OSError, EOFError, ValueError, SyntaxError):
+    except _BROKEN:
         return None
     if text.startswith("ImageJ="):
         layout = _of_imagej(text)
@@ -87,15 +94,36 @@ def read_gif(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """
     frames, seconds = [], []
     try:
-        with Image.open(path) as movie:
+        with _opened(path) as movie:
             for number in range(movie.n_frames):
                 movie.seek(number)
                 frames.append((np.asarray(movie.convert("RGB")) @ _LUMA).astype(np.float32))
                 seconds.append(1e-3 * movie.info.get("duration", 0))
-    except (OSError, EOFError, ValueError, SyntaxError, AttributeError, IndexError, struct.error) as error:
+    except _BROKEN as error:
         raise InputError(f"{path}: not an image that can be read (truncated, or not a GIF)") from error
     times = np.cumsum([0.0, *seconds[:-1]])
     return np.stack(frames), times if all(seconds[:-1]) else None
+
+
+def read_without_alpha(path: Path) -> np.ndarray | None:
+    """The grey values of a PNG picture of grey and alpha, which ITK does not read; None of any other file.
+
+    Raises:
+        InputError: where they are of 16 bits, which Pillow cuts to 8.
+    """
+    if path.suffix.lower() != ".png" or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        bits, kind = file.read(26)[24:].ljust(2, b"\0")
+    if kind != _GREY_AND_ALPHA:
+        return None
+    if bits > 8:
+        raise InputError(f"{path}: grey of {bits} bits with alpha; save it without alpha")
+    try:
+        with _opened(path) as picture:
+            return np.asarray(picture.convert("LA"))[..., 0]
+    except _BROKEN:
+        return None
 
 
 def write_stack(
@@ -118,6 +146,15 @@ def write_stack(
     )
     first, *others = (Image.fromarray(page) for page in frames.reshape(-1, *frames.shape[2:]).astype(np.float32))
     first.save(path, format="TIFF", save_all=True, append_images=others, description=text, **placed)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A file without Pillow's warnings: whether it is whole is asked where its pixels are read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as picture:
+            yield picture
 
 
 def _of_imagej(text: str) -> Layout:
