@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import PIL.Image
 import pytest
 import SimpleITK as sitk
 from dicom_files import write_series
@@ -82,6 +83,26 @@ def test_blank_frames_are_left_out(tmp_path, capfd):
     cases = series_cases(found, tmp_path)
     assert list(cases[0].frames) == [t for t in range(12) if t not in (0, 5, found[0].fixed)]
     assert len(cases[2].frames) == 11
+
+
+def test_stacks_of_pictures_are_patients_too(tmp_path):
+    stored = (np.abs(breathing_frames()[0]) * 200).astype(np.uint8)
+    pages = [PIL.Image.fromarray(frame) for frame in stored]
+    for name in ("anna.tif", "bert.ome.tiff", "cleo.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    for folder in ("dora", "emil"):
+        (tmp_path / folder).mkdir()
+    pages[0].save(tmp_path / "dora" / "left.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "dora" / "right.tif", save_all=True, append_images=pages[1:])
+    for number, page in enumerate(pages):
+        page.save(tmp_path / "emil" / f"{number}.tif")
+    pages[0].save(tmp_path / "overview.tif")
+    patients = find_patients(tmp_path)
+    assert {name: len(paths) for name, paths in patients.items()} == {"anna": 1, "bert": 1, "cleo": 1, "dora": 2, "emil": 1}
+    found = read_series(patients)
+    assert len(found) == 6
+    for one in found:
+        np.testing.assert_allclose(one.frames, stored, atol=1e-3)
 
 
 def test_folders_of_dicom_files_and_pictures_are_patients_too(tmp_path):

@@ -11,8 +11,10 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.io.dicom import OrderBy, find_dicom
 from r2n2_jax.io.geometry import Geometry
 from r2n2_jax.io.recording import NUMBERED, read_recording
+from r2n2_jax.io.stacks import TIFF, count_pages
 
-SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
+SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".gif")
+STACKS = (".ome.tif", ".ome.tiff", *TIFF)  # where they have several pages
 MASKS = "masks"  # a folder of this name among the patients holds their organs
 
 
@@ -44,8 +46,8 @@ class Series(NamedTuple):
 def find_patients(folder: Path) -> dict[str, list[Path]]:
     """The recordings in a folder by patient name, in order.
 
-    A file with a time axis is a patient of one recording; a folder is a patient whose recordings lie anywhere below it: such
-    files, folders of DICOM files, folders of numbered pictures.
+    A file with a time axis or of several pages is a patient of one recording; a folder is a patient whose recordings lie
+    anywhere below it: such files, folders of DICOM files, folders of numbered pictures.
 
     Raises:
         InputError: where the folder is missing or holds none, or two entries are named for one patient.
@@ -64,8 +66,8 @@ def find_patients(folder: Path) -> dict[str, list[Path]]:
             patients[name] = recordings
     if not patients:
         raise InputError(
-            f"{folder}: no series here; for every patient a 2D+t file ({', '.join(SUFFIXES)}) or a folder of DICOM files or "
-            "pictures is needed"
+            f"{folder}: no series here; a 2D+t file ({', '.join(SUFFIXES)}), a TIFF file of several pages, or a "
+            "folder of DICOM files or pictures is needed for every patient"
         )
     return patients
 
@@ -119,7 +121,10 @@ def describe_series(series: list[Series]) -> str:
 
 
 def _suffix(path: Path) -> str | None:
-    return next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), None)
+    """That of a file which is a recording by itself."""
+    known = sorted((*SUFFIXES, *STACKS), key=len, reverse=True)
+    suffix = next((s for s in known if path.name.lower().endswith(s)), None)
+    return None if suffix in STACKS and count_pages(path) < 2 else suffix
 
 
 def _recordings(path: Path) -> list[Path]:
