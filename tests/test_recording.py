@@ -8,6 +8,7 @@ from dicom_files import stored_values, write_enhanced, write_series, write_singl
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
 from r2n2_jax.errors import InputError
+from r2n2_jax.io.images import read_mask
 from r2n2_jax.io.recording import read_recording
 
 FRAMES, SLICES = 5, 2
@@ -122,6 +123,15 @@ def test_pictures_are_ordered_by_number_not_by_name(stored, tmp_path):
         np.testing.assert_array_equal(recording.frames[0], stored[:, 0])
         assert not recording.spacing_known
         assert recording.with_spacing((1.5, 2.0)).geometries[0].spacing == (1.5, 2.0)
+
+
+def test_a_number_that_all_pictures_share_is_no_frame(stored, tmp_path):
+    write_numbered(tmp_path, stored, ".tif", "img_{}_02-BF_000")
+    recording = read_recording(tmp_path)
+    np.testing.assert_array_equal(recording.frames[0], stored[:, 0])
+    write_numbered(tmp_path, stored[:1], ".tif", "img_8_02-GFP_001")
+    with pytest.raises(InputError, match="are both frame 0"):
+        read_recording(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".mha", ".nrrd"])
@@ -407,6 +417,17 @@ def test_a_slice_with_one_frame_that_is_not_blank_has_nothing_to_register(stored
     recording = read_recording(tmp_path / "a.mha")
     assert recording.blank == [list(range(FRAMES)), []]
     assert recording.remarks()[0].endswith("registered: slice 0")
+
+
+def test_a_mask_may_be_zero_in_a_slice_that_is_not_registered(stored, tmp_path):
+    stored[:, 1] = 7
+    write_4d(tmp_path / "a.mha", stored)
+    recording = read_recording(tmp_path / "a.mha")
+    sitk.WriteImage(sitk.GetImageFromArray(np.stack([np.eye(12, 16), np.zeros((12, 16))])), str(tmp_path / "mask.mha"))
+    masks = read_mask(tmp_path / "mask.mha", recording.geometries, needed=[True, False])
+    assert [mask.any() for mask in masks] == [True, False]
+    with pytest.raises(InputError, match="zero everywhere in slice 1"):
+        read_mask(tmp_path / "mask.mha", recording.geometries)
 
 
 def test_an_order_that_does_not_decide_is_refused(stored, tmp_path):

@@ -208,7 +208,7 @@ def _from_pictures(path: Path) -> Recording:
             f"{path}: {len(files)} pictures and no DICOM files; a folder of DICOM files or of numbered pictures "
             f"({', '.join(NUMBERED)}) of one series is needed"
         )
-    numbers = {file: _number(file) for file in files}
+    numbers = _frame_numbers(files)
     for file, number in numbers.items():
         twin = next((other for other, n in numbers.items() if n == number and other != file), None)
         if twin is not None:
@@ -240,12 +240,15 @@ def _is_known(spacing: Sequence[float]) -> bool:
     return not np.allclose(spacing[:2], 1.0, rtol=1e-3)
 
 
-def _number(file: Path) -> int:
-    """The last number in a file's name."""
-    digits = re.findall(r"\d+", file.stem)
-    if not digits:
-        raise InputError(f"{file}: no number in its name to order the frames by")
-    return int(digits[-1])
+def _frame_numbers(files: list[Path]) -> dict[Path, int]:
+    """The last number in every file's name; where that is the same in all, the one before it."""
+    found = {file: [int(digits) for digits in re.findall(r"\d+", file.stem)] for file in files}
+    for file, numbers in found.items():
+        if not numbers:
+            raise InputError(f"{file}: no number in its name to order the frames by")
+    places = range(1, min(map(len, found.values())) + 1)
+    place = next((place for place in places if len({numbers[-place] for numbers in found.values()}) > 1), 1)
+    return {file: numbers[-place] for file, numbers in found.items()}
 
 
 def _check_like(first_file: Path, first: Image, file: Path, image: Image) -> None:
