@@ -13,6 +13,10 @@ import pytest
 
 from r2n2_jax.commands.command_line import run
 
+# One process of the tests runs some of them as users run the package.
+OPTIMISED = os.environ.get("R2N2_JAX_TESTS") == "optimised"
+QUICK_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
 chex.set_n_cpu_devices(4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -21,11 +25,14 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _programs = tempfile.TemporaryDirectory(prefix="r2n2_jax-tests-")
     atexit.register(_programs.cleanup)
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": _programs.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
-    # What the programs compute is tested and not how fast: half the time goes into making them fast.
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    if not OPTIMISED:
+        # What the programs compute is tested and not how fast: most of the time would go into making them fast.
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        if jax.__version_info__ < (0, 11):  # XLA ends the process at a flag that it does not know: no promise for later ones
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_disable_most_optimizations", not OPTIMISED)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

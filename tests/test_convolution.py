@@ -1,11 +1,14 @@
 """Convolutions and, above all, their hand-written gradients, in 2D and 3D, at every stride and parity of size."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.ndimage import correlate
 
+from r2n2_jax.models import convolution
 from r2n2_jax.models.convolution import convolve
 
 SHAPES = [
@@ -42,17 +45,23 @@ def test_is_the_correlation_that_scipy_computes(key, shape, width):
     np.testing.assert_allclose(convolve(*operands(key, shape, width), 1), expected, atol=1e-4)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("shape", "width", "stride"), SHAPES)
 def test_value_and_gradients_are_the_ordinary_ones(key, shape, width, stride):
     features, kernel = operands(key, shape, width)
-    value, pull = jax.vjp(lambda f, k: convolve(f, k, stride), features, kernel)
-    expected, expected_pull = jax.vjp(lambda f, k: ordinary(f, k, stride), features, kernel)
-    np.testing.assert_allclose(value, expected, atol=1e-5)
-    cotangent = jax.random.normal(key, value.shape)
-    for ours, theirs in zip(pull(cotangent), expected_pull(cotangent), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    cotangent = jax.random.normal(key, jax.eval_shape(lambda: ordinary(features, kernel, stride)).shape)
+
+    @jax.jit
+    def both(features, kernel, cotangent):
+        """Of ours and of the ordinary one: the value, then the gradients."""
+        made = (jax.vjp(lambda f, k, c=c: c(f, k, stride), features, kernel) for c in (convolve, ordinary))
+        return [(value, *pull(cotangent)) for value, pull in made]
+
+    for ours, theirs, error in zip(*both(features, kernel, cotangent), (1e-5, 1e-4, 1e-4), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=error)
 
 
+@pytest.mark.numerical
 def test_gradients_hold_inside_a_loop_and_under_vmap(key):
     features, kernel = operands(key, (2, 8, 8, 4), 3)
     kernel = 0.1 * kernel
@@ -63,7 +72,26 @@ def test_gradients_hold_inside_a_loop_and_under_vmap(key):
 
         return jnp.sum(jax.lax.scan(body, features, None, length=3)[0] ** 2)
 
-    for ours, theirs in zip(*(jax.grad(chain, (1, 2))(c, features, kernel) for c in (convolve, ordinary)), strict=True):
+    slopes = (jax.jit(jax.grad(functools.partial(chain, c), (0, 1)))(features, kernel) for c in (convolve, ordinary))
+    for ours, theirs in zip(*slopes, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
     together = jax.vmap(jax.grad(chain, 1), (None, 0, None))(convolve, features[:, None], kernel)
     np.testing.assert_allclose(together[:, 0], jax.grad(chain, 1)(convolve, features, kernel), atol=1e-4)
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("fault", ["turned", "shifted"])
+def test_a_wrong_gradient_is_noticed(fault, key, monkeypatch):
+    right = convolution._transposed_correlations
+
+    def wrong(features, kernel, cotangent, stride):
+        if fault == "turned":
+            return right(features, jnp.flip(kernel, (0, 1)), cotangent, stride)
+        return right(jnp.roll(features, 1, axis=1), kernel, cotangent, stride)
+
+    operands_ = operands(key, (2, 9, 12, 3), 3)
+    cotangent = jnp.ones((2, 9, 12, 4))
+    expected = jax.vjp(lambda f, k: ordinary(f, k, 1), *operands_)[1](cotangent)
+    monkeypatch.setattr(convolution, "_transposed_correlations", wrong)
+    found = jax.vjp(lambda f, k: convolve(f, k, 1), *operands_)[1](cotangent)
+    assert max(float(jnp.abs(one - two).max()) for one, two in zip(found, expected, strict=True)) > 0.1

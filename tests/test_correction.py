@@ -1,7 +1,9 @@
 """A whole recording is registered, and everything that is written of it agrees and opens in ITK."""
 
 import csv
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from test_reference import CONFIG as MODEL
 from test_reference import random_params
 
 from r2n2_jax import Registrar
-from r2n2_jax.commands.motion_correction import Options, correct
+from r2n2_jax.commands.motion_correction import Options, _choose_frames, _describe_choice, correct
 from r2n2_jax.config import Config
 from r2n2_jax.data.fixed_frame import mean_intensity_frame, mean_position_frame, position_curve
 from r2n2_jax.errors import InputError
@@ -160,6 +162,57 @@ def test_blank_frames_are_named_in_what_is_written(with_blanks):
     assert summary_rows(results)[1][0][6].endswith(f"of {FRAMES - 2}")
 
 
+def test_slices_keep_one_frame_that_is_blank_in_none_of_them(registrar, moving_square, tmp_path):
+    """The frame that both slices would keep is blank in one; a third slice is blank altogether."""
+    frames = np.concatenate([moving_square, np.full_like(moving_square[:, :1], 9)], axis=1)
+    blank = mean_position_frame(*moving_square.astype(np.float32).swapaxes(0, 1))
+    frames[blank, 0] = 4
+    write_series(tmp_path / "in", frames)
+    recording = read_recording(tmp_path / "in")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    results = correct(registrar, recording, folder, options=Options(), progress=False)
+    # The truth by another way: both slices as one image over the other times, its scores by singular values.
+    others = np.delete(np.arange(FRAMES), blank)
+    together = moving_square[others].reshape(len(others), -1).astype(float)
+    scores = np.linalg.svd(together - together.mean(axis=0), full_matrices=False)[0][:, 0]
+    fixed = others[np.argmin(np.abs(scores))]
+    assert [one.fixed for one in results] == [fixed, fixed, None]
+    said = f"one fixed frame for all 2 slices that are not blank: {fixed}"
+    assert _describe_choice(recording, [one.fixed for one in results]) == said
+    with (folder / "frames.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in ("position", "mse_before", "mse_after", "ncc_after", "folded"):
+        assert [i for i, row in enumerate(rows) if row[name] == ""] == [blank, *range(2 * FRAMES, 3 * FRAMES)]
+    lengths = [np.square(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))).sum(-1)[0] for path in fields_of(folder, 0)]
+    np.testing.assert_allclose(np.trace(results[0].motion, axis1=-2, axis2=-1), np.sum(lengths, axis=0), rtol=1e-3, atol=1e-6)
+    text = (folder / "report.html").read_text()
+    assert [f"Slice {index}, M-mode" in text for index in range(3)] == [True, True, False]
+    viewed = json.loads(re.findall(r'id="viewer-data">(.*?)</script>', text, re.DOTALL)[0])
+    assert [one["fixedNumber"] for one in viewed] == [fixed, fixed, None]
+    assert viewed[0]["captions"][blank] == "blank: as it came"
+    assert viewed[0]["after"][blank] == viewed[0]["before"][blank]
+    assert viewed[1]["captions"][blank].startswith("masked MSE 0.")
+    assert set(viewed[2]["captions"]) == {"of a blank slice: as it came"}
+    assert "nan" not in json.dumps([one["captions"] for one in viewed])
+
+
+def fields_of(folder, index):
+    return sorted((folder / "fields" / f"slice_{index}").iterdir())
+
+
+def test_slices_without_a_common_frame_keep_one_each(tmp_path):
+    recording = lagging_slices(tmp_path)
+    for t in range(FRAMES):
+        recording.frames[t % 2][t] = 0.0
+    recording = dataclasses.replace(recording)
+    chosen = _choose_frames(recording, "mean-position")
+    assert [number % 2 for number in chosen] == [1, 0]
+    assert _describe_choice(recording, chosen).startswith(
+        "slices of which every frame is blank in some; the fixed frame of each: "
+    )
+
+
 def test_a_blank_frame_cannot_stay(with_blanks, registrar, tmp_path):
     with pytest.raises(InputError, match="--fixed-frame 5: that frame is blank"):
         correct(registrar, with_blanks[0], tmp_path, options=Options(fixed_frame=5), progress=False)
@@ -191,6 +244,40 @@ def test_the_position_curve_follows_the_motion(moving_square):
     assert abs(position_curve(frames).std() - 1.0) < 1e-6
     brighter = np.arange(1.0, 8.0)[:, None, None] * np.ones((7, 8, 8))
     assert mean_intensity_frame(brighter) == 3
+
+
+def lagging_slices(tmp_path, **entries):
+    """A recording of two slices of the same square, of which the second moves an eighth of a cycle later and less."""
+    rng = np.random.default_rng(1)
+    frames = rng.integers(0, 60, (FRAMES, 2, 30, 20)).astype(np.uint16)
+    for t, s in np.ndindex(FRAMES, 2):
+        top = round(11 + (7 - 3 * s) * np.sin(2 * np.pi * (t / FRAMES + 0.05 - s / 8)))
+        frames[t, s, top : top + 8, 5:15] += 500
+    write_series(tmp_path, frames, **entries)
+    return read_recording(tmp_path)
+
+
+def one_after_another(t, s):
+    return f"10{s:02d}{t:02d}.000000"  # a minute a slice
+
+
+def test_slices_that_share_their_times_keep_one_fixed_frame(tmp_path):
+    shared = lagging_slices(tmp_path / "shared")
+    apart = lagging_slices(tmp_path / "apart", drop=["TriggerTime"], AcquisitionTime=one_after_another)
+    # The truth by another way: all slices as one image over time, its scores by singular values.
+    together = np.concatenate([frames.reshape(FRAMES, -1) for frames in shared.frames], axis=1).astype(float)
+    scores = np.linalg.svd(together - together.mean(axis=0), full_matrices=False)[0][:, 0]
+    truth = {"mean-position": int(np.argmin(np.abs(scores)))}
+    means = together.mean(axis=1)
+    truth["mean-intensity"] = int(np.argmin(np.abs(means - means.mean())))
+    for asked, choose in (("mean-position", mean_position_frame), ("mean-intensity", mean_intensity_frame)):
+        own = [choose(frames) for frames in shared.frames]
+        assert own[0] != own[1]
+        assert _choose_frames(shared, asked) == [truth[asked]] * 2
+        assert _choose_frames(apart, asked) == own
+    assert _choose_frames(apart, 3) == [3, 3]
+    assert _describe_choice(shared, [4, 4]) == "one fixed frame for all 2 slices: 4"
+    assert _describe_choice(apart, [4, 5]) == "slices that do not share their times; the fixed frame of each: 4, 5"
 
 
 def test_what_cannot_be_done_is_said(registrar, dicom, tmp_path):

@@ -62,6 +62,7 @@ def scipy_sample(image, points):
     return np.stack(channels, -1)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sample_equals_scipy_inside_and_outside(shape):
     random = np.random.default_rng(0)
@@ -76,6 +77,7 @@ def test_sample_equals_scipy_inside_and_outside(shape):
     assert np.abs(np.asarray(sample(image, swapped)) - scipy_sample(image, points)).max() > 0.1
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("shape", SHAPES)
 def test_warp_equals_simpleitk(shape):
     """The same field given to ITK in its units: pixels times spacing, here one millimetre, no rotation."""
@@ -151,6 +153,7 @@ def test_local_transformation_is_eq_8(d):
     assert np.abs(np.asarray(squared) - expected).max() > 1e-2
 
 
+@pytest.mark.numerical
 def test_displacement_is_the_sum_at_any_points():
     random = np.random.default_rng(6)
     gaussians = Gaussians(
@@ -233,6 +236,7 @@ def test_masked_similarities_count_the_masked_pixels_only():
         mse(a, b[:-1])
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("shape", SHAPES)
 def test_determinant_of_an_affine_field_is_that_of_its_matrix(shape):
     d = len(shape)
@@ -281,6 +285,7 @@ GRADIENTS = {
 }
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients_match_finite_differences(name):
     with jax.enable_x64(True):

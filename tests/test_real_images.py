@@ -1,16 +1,19 @@
 """Real images, where they are at hand: read as they are, registered without a fault."""
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from dicom_files import write_series
+from scipy.ndimage import map_coordinates
 from test_reference import CONFIG as MODEL
 from test_reference import random_params
 
-from r2n2_jax import Registrar
+from r2n2_jax import Registrar, load
 from r2n2_jax.config import Config
 from r2n2_jax.data.series import find_patients, read_series
 from r2n2_jax.data.splits import split_patients
-from r2n2_jax.io.images import read_image, same_grid
+from r2n2_jax.io.geometry import same_grid
+from r2n2_jax.io.images import read_image
 from r2n2_jax.io.recording import read_recording
 
 
@@ -43,10 +46,30 @@ def test_a_file_and_the_same_patient_as_dicom_give_the_same(shared_data, tmp_pat
         np.testing.assert_array_equal(a.displacement, b.displacement)
 
 
-def test_the_liver_pair_is_registered_at_its_own_resolution(shared_data):
-    paths = [shared_data / "liver_pair" / f"liver_mri{i}.jpg" for i in (0, 1)]
-    fixed, moving = (read_image(path) for path in paths)
+def seen_by_scipy(fixed, moving, field):
+    """Masked MSE and correlation of the standardised images, the moving one pulled by SciPy, and the share that is seen."""
+    size = np.array(fixed.shape)
+    index = np.moveaxis(np.indices(fixed.shape), 0, -1) + field[..., ::-1] * (size - 1) / 2
+    seen = ((index >= 0) & (index <= size - 1)).all(-1)
+    fixed, moving = (np.clip((image - image.mean()) / image.std(), -2, 2).astype(np.float64) for image in (fixed, moving))
+    pulled = map_coordinates(moving, np.moveaxis(index, -1, 0), order=1)
+    return np.mean((fixed - pulled)[seen] ** 2), np.corrcoef(fixed[seen], pulled[seen])[0, 1], seen.mean()
+
+
+def test_the_shipped_weights_bring_the_liver_pair_together_at_its_own_resolution(shared_data):
+    """The controls: no field at all, and the same field the wrong way round."""
+    fixed, moving = (read_image(shared_data / "liver_pair" / f"liver_mri{i}.jpg") for i in (0, 1))
     assert same_grid(fixed.geometry, moving.geometry)
-    result = Registrar(Config(model=MODEL), random_params(MODEL)).register(fixed.pixels, moving.pixels)
-    assert result.warped.shape == fixed.pixels.shape == (400, 400)
-    assert np.isfinite(result.displacement).all()
+    result = load().register(fixed.pixels, moving.pixels)
+    assert result.displacement.shape == (*fixed.pixels.shape, 2) == (400, 400, 2)
+    mse, correlation, seen = seen_by_scipy(fixed.pixels, moving.pixels, result.displacement)
+    assert mse <= 0.08
+    assert correlation >= 0.95
+    assert seen > 0.97
+    # Of x + f(x) by central differences, in pixels: no fold between any two of them.
+    (x_y, x_x), (y_y, y_x) = (np.gradient(199.5 * result.displacement[..., axis].astype(np.float64)) for axis in (0, 1))
+    assert ((1 + x_x) * (1 + y_y) - x_y * y_x).min() > 0.0
+    assert seen_by_scipy(fixed.pixels, moving.pixels, 0.0 * result.displacement)[0] == pytest.approx(0.52, abs=0.01)
+    mse, correlation, _ = seen_by_scipy(fixed.pixels, moving.pixels, -result.displacement)
+    assert mse > 0.5
+    assert correlation < 0.75

@@ -102,3 +102,39 @@ def test_gru_equals_numpy(key):
     np.testing.assert_array_equal(output, state)
     late = Reference({}, reset_late=True).gru(plain, np.asarray(x[0], np.float64), np.asarray(h[0], np.float64))
     assert np.abs(late - expected).max() > 1e-3
+
+
+@pytest.mark.numerical
+def test_the_gradient_is_the_slope_of_the_numpy_reference(key):
+    """Through the recurrence, weight by weight along a random direction; the control, one kernel's gradient turned, is not."""
+    config = dataclasses.replace(CONFIG, steps=2, channels=(2, 4, 4, 4), residual_blocks=1, hidden=6)
+    params, (fixed, moving) = random_params(config), smooth_pair(key)
+    images = [np.asarray(image[..., 0], np.float64) for image in (fixed, moving)]
+    plain, tree = jax.tree.flatten(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params))
+    random = np.random.default_rng(1)
+    directions = [random.normal(size=leaf.shape) for leaf in plain]
+    paired = list(zip(plain, directions, strict=True))
+
+    def expected(index):
+        losses = []
+        for step in (1e-5, -1e-5):
+            leaves = [leaf + step * direction * (i == index) for i, (leaf, direction) in enumerate(paired)]
+            _, looks = Reference(jax.tree.unflatten(tree, leaves)["step"]).sequence(*images, 2, config.channels[:-1])
+            losses.append(np.mean([np.mean((warped - images[0]) ** 2) for warped, _ in looks]))
+        return (losses[0] - losses[1]) / 2e-5
+
+    slopes = np.array([expected(index) for index in range(len(plain))])
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        return jnp.mean((R2N2(config).apply({"params": params}, fixed[None], moving[None]).warped - fixed[None, None]) ** 2)
+
+    def along(gradient):
+        return np.array([np.vdot(leaf, way) for leaf, way in zip(jax.tree.leaves(gradient), directions, strict=True)])
+
+    found, largest = gradient(params), np.abs(slopes).max()
+    assert largest > 1e-2
+    np.testing.assert_allclose(along(found), slopes, atol=1e-3 * largest)
+    found["step"]["stem"]["conv"]["kernel"] = found["step"]["stem"]["conv"]["kernel"][::-1, ::-1]
+    assert np.abs(along(found) - slopes).max() > 1e-2 * largest

@@ -1,6 +1,9 @@
 """The loss, the optimiser, one step, checkpoints, and a run killed in the middle."""
 
+import contextlib
 import dataclasses
+import functools
+import itertools
 
 import chex
 import jax
@@ -11,19 +14,25 @@ import pytest
 from test_reference import random_params, smooth_pair
 
 from r2n2_jax.config import Config, ModelConfig, OptimiserConfig, TrainingConfig
+from r2n2_jax.data.dataset import Examples
 from r2n2_jax.errors import InputError
 from r2n2_jax.ops.brightness import compensated_mse
 from r2n2_jax.pretrained.checkpoints import Checkpoints
 from r2n2_jax.registration.registrar import load
+from r2n2_jax.training import loop
 from r2n2_jax.training.losses import sequence_loss
 from r2n2_jax.training.state import TrainState, learning_rate, make_optimiser, restore_state, save_state
 from r2n2_jax.training.step import make_train_step
+from r2n2_jax.training.validation import Validation
 
 CONFIG = Config(
     model=ModelConfig(resolution=32, steps=2, channels=(4, 4, 4, 4), residual_blocks=1, hidden=8, noise=0.0, remat=False),
     optimiser=OptimiserConfig(learning_rate=1e-2),
     training=TrainingConfig(steps=60, batch=1, checkpoint_every=10, validation_pairs=4),
 )
+
+
+compiled_step = functools.cache(make_train_step)
 
 
 def fresh_state(config=CONFIG):
@@ -47,6 +56,21 @@ def test_sequence_loss_is_eq_6(key):
     loss, _ = sequence_loss(fixed, np.stack(warped), inside, field, 0.1, brightness=True)
     errors = [compensated_mse(fixed, w, mask) for w, mask in zip(warped, inside, strict=True)]
     np.testing.assert_allclose(loss, np.mean(errors) + 0.1 * tv, rtol=1e-5)
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("brightness", [False, True])
+def test_the_sequence_loss_has_its_own_slope(brightness, key):
+    """In the warped images and in the field, by finite differences in float64."""
+    with jax.enable_x64(True):
+        random = np.random.default_rng(0)
+        fixed, *warped = jnp.asarray(random.normal(size=(4, 6, 7, 1)))
+        inside, field = jnp.asarray(random.random((3, 6, 7)) < 0.7), jnp.asarray(0.1 * random.normal(size=(6, 7, 2)))
+
+        def loss(warped, field):
+            return sequence_loss(fixed, warped, inside, field, 0.1, brightness=brightness)[0]
+
+        chex.assert_numerical_grads(loss, (jnp.stack(warped), field), order=1, atol=1e-4, rtol=1e-4)
 
 
 def test_the_optimiser_is_clipped_amsgrad():
@@ -75,7 +99,7 @@ def test_the_learning_rate_rises_and_falls():
 
 def test_training_overfits_one_pair_without_retracing(key):
     fixed, moving = smooth_pair(key)[:, None]
-    step = make_train_step(CONFIG)
+    step = compiled_step(CONFIG)
     state, losses = fresh_state(), []
     for _ in range(60):
         state, metrics = step(state, fixed, moving)
@@ -88,7 +112,7 @@ def test_training_overfits_one_pair_without_retracing(key):
 
 def test_a_step_without_a_finite_gradient_is_skipped_and_counted(key):
     fixed, moving = smooth_pair(key)[:, None]
-    step = make_train_step(CONFIG)
+    step = compiled_step(CONFIG)
     state, _ = step(fresh_state(), fixed, moving)
     before = jax.tree.map(np.array, state.params)
     state, metrics = step(state, fixed.at[0, 3, 3, 0].set(jnp.nan), moving)
@@ -105,15 +129,15 @@ def test_a_batch_in_parts_has_the_whole_batchs_gradient(key):
     """By AMSGrad's first moments, linear in it; the control, one of the parts alone, has another."""
     fixed, moving = jnp.stack([smooth_pair(each) for each in jax.random.split(key, 4)], axis=1)
 
-    def gradient(accumulate, pairs):
+    def gradient(accumulate, pairs=(0, 1, 2, 3)):
         training = dataclasses.replace(CONFIG.training, batch=4, accumulate=accumulate)
-        state, metrics = make_train_step(dataclasses.replace(CONFIG, training=training))(
-            fresh_state(), fixed[:pairs], moving[:pairs]
-        )
+        step, chosen = compiled_step(dataclasses.replace(CONFIG, training=training)), jnp.array(pairs)
+        state, metrics = step(fresh_state(), fixed[chosen], moving[chosen])
         assert int(state.step) == 1
         return jax.tree.leaves(state.opt_state.inner_state[1][0].mu), float(metrics["loss"])
 
-    (whole, loss), (parts, same), (half, _) = gradient(1, 4), gradient(2, 4), gradient(1, 2)
+    # Each pair twice is those pairs alone, and needs no other program.
+    (whole, loss), (parts, same), (half, _) = gradient(1), gradient(2), gradient(1, (0, 2, 0, 2))
     assert same == pytest.approx(loss, rel=1e-5)
     scale = max(float(jnp.abs(leaf).max()) for leaf in whole)
     chex.assert_trees_all_close(parts, whole, atol=1e-4 * scale)
@@ -129,7 +153,7 @@ def test_the_step_reuses_the_old_states_memory(key):
     fixed, moving = smooth_pair(key)[:, None]
     state = fresh_state()
     leaf = jax.tree.leaves(state.params)[0]
-    make_train_step(CONFIG)(state, fixed, moving)
+    compiled_step(CONFIG)(state, fixed, moving)
     assert leaf.is_deleted()
 
 
@@ -149,6 +173,42 @@ def test_checkpoints_keep_the_best_and_the_last_and_restore_everything(tmp_path)
     registrar = load(tmp_path)
     assert registrar.config == CONFIG
     chex.assert_trees_all_equal(registrar.params, jax.tree.map(lambda leaf: leaf + 2, state.params))
+
+
+def test_the_bar_is_one_step_ahead_of_the_device_at_most(tmp_path, monkeypatch):
+    """Of every step that it counts, all steps before that one have been waited for; the host is not held up by that one too."""
+    finished, counted = [0], []
+
+    class Bar(contextlib.nullcontext):
+        set_postfix = unpause = lambda *_, **__: None
+
+        def update(self):
+            counted.append((len(counted) + 1, max(finished)))
+
+    class Images:
+        def batches(self, start):
+            return itertools.repeat((np.zeros((1, 8, 8, 1)),) * 2)
+
+        def examples(self, count):
+            return Examples(*(np.zeros((1, 8, 8, 1)),) * 2)
+
+    def step(state, fixed, moving):
+        names = ("loss", "skipped", "skipped_in_a_row")
+        return state._replace(step=state.step + 1), {"number": state.step + 1} | dict.fromkeys(names, jnp.zeros(()))
+
+    bar = Bar()
+    monkeypatch.setattr(Bar, "__enter__", lambda self: self)
+    monkeypatch.setattr(loop, "_bar", lambda *_, **__: bar)
+    monkeypatch.setattr(loop, "make_train_step", lambda config: step)
+    monkeypatch.setattr(loop, "kept", lambda function, **_: function)
+    monkeypatch.setattr(loop, "make_validate", lambda *_: lambda params: Validation(None, 0.0, np.zeros((1, 8, 8, 1))))
+    monkeypatch.setattr(loop, "save_state", lambda *_: None)
+    monkeypatch.setattr(loop, "init_state", lambda config, params: TrainState({}, {}, jnp.zeros((), int), jax.random.key(0)))
+    monkeypatch.setattr(jax, "block_until_ready", lambda metrics: finished.append(int(metrics.get("number", 0))))
+    short = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, steps=6))
+    loop.train(short, tmp_path, Images(), progress=False)
+    assert [number for number, _ in counted] == [1, 2, 3, 4, 5, 6]
+    assert [done for _, done in counted] == [0, 1, 2, 3, 4, 5]
 
 
 def test_loading_from_a_folder_without_checkpoints_says_so(tmp_path):

@@ -1,6 +1,7 @@
 """Motion correction: every frame of a recording brought into the position of one, and what a user wants to know of it."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +12,10 @@ from tqdm import tqdm
 from r2n2_jax.data.fixed_frame import mean_intensity_frame, mean_position_frame, position_curve
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import Case
+from r2n2_jax.evaluation.m_mode import summed_motion
 from r2n2_jax.evaluation.metrics import Metrics, concatenate, log_jacobian, measure
 from r2n2_jax.evaluation.series_report import Corrected, write_series_report
+from r2n2_jax.evaluation.statuses import BLANK
 from r2n2_jax.io.files import write_json
 from r2n2_jax.io.geometry import Geometry, points_to_px, to_px
 from r2n2_jax.io.images import write_displacement, write_image
@@ -29,7 +32,8 @@ class Options:
     """How a recording is registered, and what is written."""
 
     fixed_frame: FixedFrame = "mean-position"
-    """The frame that the others are brought to: its number, counted from 0, or how it is chosen."""
+    """The frame that the others are brought to: its number, counted from 0, or how it is chosen; one for all slices that share
+    their times."""
     steps: int | None = None
     """Local transformations a frame; by default as many as in training."""
     refine: int = REFINE
@@ -66,13 +70,9 @@ def correct(
     Raises:
         InputError: where there is no frame of the asked number, it is blank, or no landmark is in a fixed frame.
     """
-    kept = [
-        np.setdiff1d(np.arange(len(frames)), blank) for frames, blank in zip(recording.frames, recording.blank, strict=True)
-    ]
-    chosen = [
-        _choose(frames, numbers, options.fixed_frame) if len(numbers) else None
-        for frames, numbers in zip(recording.frames, kept, strict=True)
-    ]
+    kept = recording.kept
+    chosen = _choose_frames(recording, options.fixed_frame)
+    print(_describe_choice(recording, chosen))
     points = None if landmarks is None else _points(landmarks, recording, chosen)
     total = sum(map(len, kept))
     results = []
@@ -95,16 +95,52 @@ def correct(
     return results
 
 
-def _choose(frames: np.ndarray, kept: np.ndarray, asked: FixedFrame) -> int:
+def _choose_frames(recording: Recording, asked: FixedFrame) -> list[int | None]:
+    """The fixed frame of every slice, None of one that is blank.
+
+    Slices that share their times have one, which is blank in none of them; where there is no such frame, each its own.
+    """
+    kept = recording.kept
+    slices = [index for index, numbers in enumerate(kept) if len(numbers)]
+    common = functools.reduce(np.intersect1d, [kept[index] for index in slices])
+    chosen: list[int | None] = [None] * len(kept)
+    for group in [slices] if recording.shared_times and len(common) else [[index] for index in slices]:
+        numbers = common if len(group) > 1 else kept[group[0]]
+        one = _choose([recording.frames[index] for index in group], numbers, asked)
+        for index in group:
+            chosen[index] = one
+    return chosen
+
+
+def _choose(slices: list[np.ndarray], kept: np.ndarray, asked: FixedFrame) -> int:
+    """The fixed frame of all slices together, one of those ``kept``."""
     if asked == "mean-position":
-        return int(kept[mean_position_frame(frames[kept])])
+        return int(kept[mean_position_frame(*(_only(frames, kept) for frames in slices))])
     if asked == "mean-intensity":
-        return int(kept[mean_intensity_frame(frames[kept])])
-    if not 0 <= asked < len(frames):
-        raise InputError(f"--fixed-frame {asked}: the recording has the frames 0 to {len(frames) - 1}")
+        return int(kept[mean_intensity_frame(*(_only(frames, kept) for frames in slices))])
+    if not 0 <= asked < len(slices[0]):
+        raise InputError(f"--fixed-frame {asked}: the recording has the frames 0 to {len(slices[0]) - 1}")
     if asked not in kept:
-        raise InputError(f"--fixed-frame {asked}: that frame is blank; name one that is not")
+        where = " in one of the slices" if len(slices) > 1 else ""
+        raise InputError(f"--fixed-frame {asked}: that frame is blank{where}; name one that is not")
     return asked
+
+
+def _only(frames: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The frames of these numbers, without a copy where they are all."""
+    return frames if len(kept) == len(frames) else frames[kept]
+
+
+def _describe_choice(recording: Recording, chosen: list[int | None]) -> str:
+    numbers = [number for number in chosen if number is not None]
+    if len(numbers) == 1:
+        return f"fixed frame: {numbers[0]}"
+    if recording.shared_times and len(set(numbers)) == 1:
+        which = "" if len(numbers) == len(chosen) else " that are not blank"
+        return f"one fixed frame for all {len(numbers)} slices{which}: {numbers[0]}"
+    apart = "of which every frame is blank in some" if recording.shared_times else "that do not share their times"
+    each = ", ".join("none (blank)" if number is None else str(number) for number in chosen)
+    return f"slices {apart}; the fixed frame of each: {each}"
 
 
 def _points(path: Path, recording: Recording, chosen: list[int | None]) -> list[np.ndarray | None]:
@@ -131,12 +167,12 @@ def _correct_slice(
     bar: tqdm,
 ) -> Corrected:
     whole, geometry = recording.frames[index], recording.geometries[index]
-    frames = whole if len(kept) == len(whole) else whole[kept]
+    frames = _only(whole, kept)
     points = None if points is None else points[kept]
     fixed_points = None if points is None else points[np.searchsorted(kept, fixed)]
     fixed_frames = np.broadcast_to(whole[fixed], frames.shape)
     warped, inside = np.zeros_like(frames), np.zeros(frames.shape, bool)
-    parts, done = [], 0
+    motion, parts, done = np.zeros((*geometry.shape, 2, 2)), [], 0
     for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, steps=options.steps, refine=options.refine):
         count = len(chunk.warped)
         part = slice(done, done + count)
@@ -149,6 +185,7 @@ def _correct_slice(
             )
         _write_maps(folder, index, kept[part], chunk.displacement, geometry, fields=options.fields)
         warped[part], inside[part] = chunk.warped, chunk.inside
+        motion += summed_motion(chunk.displacement, geometry)
         parts.append(_summary(chunk, case, geometry))
         done += count
         bar.update(count)
@@ -164,12 +201,13 @@ def _correct_slice(
         concatenate([part["after"] for part in parts]),
         [one for part in parts for one in part["parameters"]],
         None if points is None else np.concatenate([part["points"] for part in parts]),
+        motion,
     )
     return found if len(kept) == len(whole) else _among_all(found, whole)
 
 
 def _among_all(found: Corrected, frames: np.ndarray) -> Corrected:
-    """What was found for the frames that were registered, among all: the others stay as they came."""
+    """What was found for the frames that were registered, among all: the others stay as they came, with the status "blank"."""
 
     def spread(values: np.ndarray | None, fill: float | np.ndarray = np.nan) -> np.ndarray | None:
         if values is None:
@@ -179,22 +217,21 @@ def _among_all(found: Corrected, frames: np.ndarray) -> Corrected:
         all_values[found.kept] = values
         return all_values
 
-    before, after = (Metrics(*map(spread, metrics)) for metrics in (found.before, found.after))
-    parameters = [{"transformations": []} for _ in frames]
-    for number, described in zip(found.kept, found.parameters, strict=True):
-        parameters[number] = described
-    return Corrected(
-        found.fixed,
-        found.kept,
-        spread(found.position),
-        spread(found.warped, frames),
-        spread(found.inside, True),
-        spread(found.largest_mm, 0.0),
-        spread(found.mean_mm, 0.0),
-        before,
-        after,
-        parameters,
-        spread(found.points),
+    def spread_list(values: list[Any], fill: Any) -> list[Any]:
+        of_frame = dict(zip(found.kept.tolist(), values, strict=True))
+        return [of_frame.get(number, fill) for number in range(len(frames))]
+
+    return found._replace(
+        position=spread(found.position),
+        warped=spread(found.warped, frames),
+        inside=spread(found.inside, True),
+        largest_mm=spread(found.largest_mm, 0.0),
+        mean_mm=spread(found.mean_mm, 0.0),
+        before=Metrics(*map(spread, found.before)),
+        after=Metrics(*map(spread, found.after)),
+        parameters=spread_list(found.parameters, {"transformations": []}),
+        points=spread(found.points),
+        statuses=None if found.statuses is None else spread_list(found.statuses, BLANK),
     )
 
 
@@ -202,8 +239,8 @@ def _still(frames: np.ndarray) -> Corrected:
     """A slice of which no frame can be registered."""
     none = np.zeros(0)
     metrics = Metrics(*[None] * 5, *[none] * 4)
-    empty = frames[:0]
-    found = Corrected(None, np.zeros(0, int), none, empty, empty.astype(bool), none, none, metrics, metrics, [], None)
+    empty, motion = frames[:0], np.zeros((*frames.shape[1:], 2, 2))
+    found = Corrected(None, np.zeros(0, int), none, empty, empty.astype(bool), none, none, metrics, metrics, [], None, motion)
     return _among_all(found, frames)
 
 

@@ -1,5 +1,7 @@
-"""Phantom pairs made into pairs of anything, for ONE pair ``[H, W, 1]`` float32: what a network must see to work on images of
-other organs than the phantom's. Pure, on device; no landmark or exact field goes with them.
+"""Phantom pairs made into pairs of anything, for ONE pair ``[H, W, 1]`` float32.
+
+A network must see such pairs to work on images of other organs than the phantom's. Pure, on device; no landmark or exact field
+goes with them.
 """
 
 import jax

@@ -19,7 +19,8 @@ from r2n2_jax.registration.result import Registration
 
 _ARROWS = 24
 _GIF_HEIGHT = 160
-_GIF_FRAMES, _GIF_MILLISECONDS = 75, 120
+_GIF_LEAST_HEIGHT = 96
+_GIF_FRAMES, _GIF_MILLISECONDS, _GIF_BYTES = 75, 120, 8_000_000
 _SAMPLE = 16
 _LEAST_DIFFERENCE = 0.01
 _OUTSIDE = "lightsteelblue"
@@ -169,19 +170,25 @@ def draw_convergence(levels: Sequence[np.ndarray]) -> Figure:
     return figure
 
 
-def animate_series(frames: np.ndarray, warped: np.ndarray, *, aspect: float = 1.0) -> bytes:
+def animate_series(frames: np.ndarray, warped: np.ndarray, *, aspect: float = 1.0, most_bytes: int = _GIF_BYTES) -> bytes:
     """A GIF of a series, before registration on the left and after it on the right; of a long one every second frame, or third.
 
     Args:
         frames: ``[T, H, W]``.
         warped: the same frames, registered.
         aspect: height of a pixel over its width.
+        most_bytes: of the GIF; for few the pictures are smaller, then fewer.
     """
-    low, high = _window(frames)
-    scale, gap = 255 / max(high - low, np.finfo(np.float32).tiny), np.full((frames.shape[1], 4), high, np.float32)
-    zoom = max(1, round(_GIF_HEIGHT / (aspect * frames.shape[1])))
-    size = (zoom * (2 * frames.shape[2] + 4), round(zoom * aspect * frames.shape[1]))
-    stride = -(-len(frames) // _GIF_FRAMES)
+    low, high = grey_window(frames)
+    scale, gap = 255 / (high - low), np.full((frames.shape[1], 4), high, np.float32)
+    # A pixel of 64 greys takes up to a byte, so that the pixels can be counted beforehand.
+    width, height = 2 * frames.shape[2] + 4, aspect * frames.shape[1]
+    zoom = max(1, round(_GIF_HEIGHT / height))
+    least = min(zoom, _GIF_LEAST_HEIGHT / height) ** 2 * width * height
+    stride = -(-len(frames) // int(np.clip(most_bytes / least, 1, _GIF_FRAMES)))
+    shown = -(-len(frames) // stride)
+    zoom = min(zoom, (most_bytes / (shown * width * height)) ** 0.5)
+    size = (max(1, int(zoom * width)), max(1, int(zoom * height)))
 
     def pictures() -> Iterator[PIL.Image.Image]:
         for before, after in zip(frames[::stride], warped[::stride], strict=True):
@@ -189,15 +196,15 @@ def animate_series(frames: np.ndarray, warped: np.ndarray, *, aspect: float = 1.
             grey = np.clip(scale * (both - low), 0, 255).astype(np.uint8) & 0xFC  # 64 greys pack smaller than 256
             yield PIL.Image.fromarray(grey).resize(size, PIL.Image.Resampling.BILINEAR)
 
-    buffer, shown = io.BytesIO(), pictures()
-    next(shown).save(buffer, format="GIF", save_all=True, append_images=shown, duration=stride * _GIF_MILLISECONDS, loop=0)
+    buffer, rest = io.BytesIO(), pictures()
+    next(rest).save(buffer, format="GIF", save_all=True, append_images=rest, duration=stride * _GIF_MILLISECONDS, loop=0)
     return buffer.getvalue()
 
 
-def _window(frames: np.ndarray) -> tuple[float, float]:
-    """The grey values between which a series is shown, from a few frames spread over it."""
+def grey_window(frames: np.ndarray) -> tuple[float, float]:
+    """The grey values between which a series is shown, from a few frames spread over it; never the same twice."""
     low, high = np.percentile(frames[:: -(-len(frames) // _SAMPLE)], [0.5, 99.5])
-    return float(low), float(high)
+    return float(low), float(high) if high > low else float(low) + 1.0
 
 
 def _over_frames(frames: np.ndarray, inside: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -248,7 +255,7 @@ def draw_over_time(frames: np.ndarray, warped: np.ndarray, inside: np.ndarray, f
         aspect: height of a pixel over its width.
     """
     figure = Figure(figsize=(13, 2.9 * aspect * frames.shape[1] / frames.shape[2] + 0.3), layout="constrained")
-    low, high = _window(frames)
+    low, high = grey_window(frames)
     mean_before, deviation_before = _over_frames(frames)
     mean_after, deviation_after = _over_frames(warped, inside)
     most = max(float(np.percentile(deviation_before, 99.5)), np.finfo(np.float32).tiny)

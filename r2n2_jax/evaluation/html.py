@@ -39,11 +39,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def figure(title: str, drawn: Figure, caption: str = "") -> str:
-    """A heading and a figure as PNG."""
+def figure(title: str, drawn: Figure, caption: str = "", *, kind: str = "png", dpi: int = 90) -> str:
+    """A heading and a figure: as PNG, small for lines, or as JPEG, small for images."""
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=90)
-    return picture(title, "png", buffer.getvalue(), caption)
+    drawn.savefig(buffer, format=kind, dpi=dpi)
+    return picture(title, kind, buffer.getvalue(), caption)
 
 
 def picture(title: str, kind: str, content: bytes, caption: str = "") -> str:

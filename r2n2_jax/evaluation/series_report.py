@@ -1,4 +1,4 @@
-"""What is shown of a registered recording: curves, frame by frame and drawn, an animation and one HTML page."""
+"""What is shown of a registered recording: curves, frame by frame and drawn, animations, M-mode, and one HTML page."""
 
 import csv
 from collections.abc import Iterator
@@ -8,8 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from r2n2_jax.evaluation import figures, html
+from r2n2_jax.evaluation.m_mode import draw_m_mode, line_of_motion
 from r2n2_jax.evaluation.metrics import Metrics
+from r2n2_jax.evaluation.statuses import MOST_SHOWN, FailedFrame, draw_failed, failed_frames, status_rows
+from r2n2_jax.evaluation.viewer import Viewed, viewer
 from r2n2_jax.io.recording import Recording
+
+# What the parts of the page may take, so that all of it stays below 10 MB.
+_ANIMATIONS, _VIEWER, _FIGURES = 1_500_000, 5_000_000, 2_000_000
+_FIGURE, _DPI = 80_000, 90
 
 
 class Corrected(NamedTuple):
@@ -27,6 +34,8 @@ class Corrected(NamedTuple):
         after: the same, registered.
         parameters: each frame's local transformations, described.
         points: ``[T, points, 2]`` normalised, the fixed frame's landmarks carried to every frame; or None.
+        motion: ``[H, W, 2, 2]``, the displacements' products, summed up over the frames ``kept``, see ``m_mode``.
+        statuses: a word a frame, see ``statuses``; or None.
     """
 
     fixed: int | None
@@ -40,6 +49,8 @@ class Corrected(NamedTuple):
     after: Metrics
     parameters: list[dict[str, Any]]
     points: np.ndarray | None
+    motion: np.ndarray
+    statuses: list[str] | None = None
 
 
 def write_series_report(folder: Path, recording: Recording, results: list[Corrected]) -> None:
@@ -48,7 +59,8 @@ def write_series_report(folder: Path, recording: Recording, results: list[Correc
     for index, (frames, result, geometry) in enumerate(zip(recording.frames, results, recording.geometries, strict=True)):
         if result.fixed is None:
             continue
-        gif = figures.animate_series(frames, result.warped, aspect=geometry.aspect)
+        most = _ANIMATIONS // len(results)
+        gif = figures.animate_series(frames, result.warped, aspect=geometry.aspect, most_bytes=most)
         (folder / f"slice_{index}.gif").write_bytes(gif)
     page = html.document("Motion correction", _page(recording, results, folder))
     (folder / "report.html").write_text(page, encoding="utf-8")
@@ -96,28 +108,70 @@ def summary_rows(results: list[Corrected]) -> tuple[list[str], list[list[str]]]:
 
 
 def _page(recording: Recording, results: list[Corrected], folder: Path) -> Iterator[str]:
+    yield from _statuses(recording, results)
     yield html.paragraph(f"Frames in the order of {recording.order}.")
     if not recording.spacing_known:
         yield html.paragraph("The files hold no spacing: millimetres are pixels here.")
     for remark in recording.remarks():
         yield html.paragraph(f"{remark[0].upper()}{remark[1:]}.")
     yield html.table(*summary_rows(results))
+    viewed = [
+        Viewed(frames, result.warped, result.fixed, geometry.aspect, _captions(result), result.statuses)
+        for frames, result, geometry in zip(recording.frames, results, recording.geometries, strict=True)
+    ]
+    yield from viewer(viewed, most_bytes=_VIEWER)
     for index, result in enumerate(results):
-        frames, geometry = recording.frames[index], recording.geometries[index]
-        if result.fixed is None:
-            continue
-        name = f"Slice {index}"
-        yield html.picture(f"{name}, before and after", "gif", (folder / f"slice_{index}.gif").read_bytes(), "Left: before.")
-        shown = frames[result.kept], result.warped[result.kept], result.inside[result.kept]
-        fixed = int(np.searchsorted(result.kept, result.fixed))
-        over_time = figures.draw_over_time(*shown, fixed, aspect=geometry.aspect)
-        yield html.figure(f"{name}, all frames together", over_time, "After: of the frames that show something there.")
-        curves = {
-            "position in the motion (first principal component of the frames)": {"": result.position},
-            "mean displacement, mm": {"": result.mean_mm},
-            "masked MSE": {"before": result.before.mse, "after": result.after.mse},
-        }
-        times, label = recording.times[index], "seconds"
-        if times is None:
-            times, label = np.arange(len(frames)), "frame"
-        yield html.figure(f"{name}, frame by frame", figures.draw_curves(times, curves, result.fixed, axis_label=label))
+        if result.fixed is not None:
+            yield from _slice(recording, results, index, folder)
+
+
+def _statuses(recording: Recording, results: list[Corrected]) -> Iterator[str]:
+    """How many frames are good, and those that failed; nothing where nobody has judged them."""
+    header, rows = status_rows([result.statuses for result in results])
+    if rows:
+        yield html.table(header, rows)
+    failed = [
+        FailedFrame(f"slice {index}, frame {t}", frames[result.fixed], frames[t], result.warped[t], geometry.aspect)
+        for index, (frames, result, geometry) in enumerate(zip(recording.frames, results, recording.geometries, strict=True))
+        for t in failed_frames(result.statuses)
+    ]
+    if failed:
+        said = f"{MOST_SHOWN} of {len(failed)}, spread over all." if len(failed) > MOST_SHOWN else ""
+        yield html.figure("Frames that failed", draw_failed(failed), said, kind="jpeg")
+
+
+def _captions(result: Corrected) -> list[str]:
+    """A line a frame for the viewer."""
+    captions = ["of a blank slice: as it came" if result.fixed is None else "blank: as it came"] * len(result.warped)
+    for frame in result.kept:
+        before, after = result.before.mse[frame], result.after.mse[frame]
+        length = result.mean_mm[frame]
+        captions[frame] = f"masked MSE {before:.3f} before, {after:.3f} after; mean displacement {length:.1f} mm"
+    if result.fixed is not None:
+        captions[result.fixed] = "the fixed frame"
+    return captions
+
+
+def _slice(recording: Recording, results: list[Corrected], index: int, folder: Path) -> Iterator[str]:
+    """The pictures of one slice, coarser where there are many slices."""
+    frames, geometry, result, name = recording.frames[index], recording.geometries[index], results[index], f"Slice {index}"
+    dpi = min(_DPI, round(_DPI * (_FIGURES / (3 * _FIGURE * len(results))) ** 0.5))
+    line = line_of_motion(result.motion, result.inside.all(axis=0), geometry)
+    m_mode = draw_m_mode(frames, result.warped, result.inside, line, result.fixed, aspect=geometry.aspect)
+    said = "The line lies where the frames move most, along that motion. What moves draws waves, what stays draws stripes."
+    yield html.figure(f"{name}, M-mode: a line over time", m_mode, said, kind="jpeg", dpi=dpi)
+    shown = frames[result.kept], result.warped[result.kept], result.inside[result.kept]
+    over_time = figures.draw_over_time(*shown, int(np.searchsorted(result.kept, result.fixed)), aspect=geometry.aspect)
+    said = "After: of the frames that show something there."
+    yield html.figure(f"{name}, all frames together", over_time, said, kind="jpeg", dpi=dpi)
+    curves = {
+        "position in the motion (first principal component of the frames)": {"": result.position},
+        "mean displacement, mm": {"": result.mean_mm},
+        "masked MSE": {"before": result.before.mse, "after": result.after.mse},
+    }
+    times, label = recording.times[index], "seconds"
+    if times is None:
+        times, label = np.arange(len(frames)), "frame"
+    drawn = figures.draw_curves(times, curves, result.fixed, axis_label=label)
+    yield html.figure(f"{name}, frame by frame", drawn, dpi=dpi)
+    yield html.picture(f"{name}, before and after", "gif", (folder / f"slice_{index}.gif").read_bytes(), "Left: before.")

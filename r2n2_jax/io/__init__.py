@@ -1,1 +1,1 @@
-"""What is read and written: images, series, landmarks, folders. The only place that knows a file format."""
+"""What is read and written: images, series, landmarks, folders; the only place that knows a file format."""

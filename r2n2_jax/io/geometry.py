@@ -1,6 +1,6 @@
-"""Where pixels lie: conversions between normalised units, pixels and millimetres. Nothing else in the package knows spacing.
+"""Where pixels lie: conversions between normalised units, pixels and millimetres.
 
-Components are in ``(x, y[, z])`` order, as everywhere; array axes run the other way.
+Nothing else in the package knows spacing. Components are in ``(x, y[, z])`` order, as everywhere; array axes run the other way.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Image files in and out: the only place that knows SimpleITK. Arrays are ``[*spatial]`` float32 in array order."""
+"""Image files in and out, by SimpleITK: arrays are ``[*spatial]`` float32 in array order."""
 
 import contextlib
 import math

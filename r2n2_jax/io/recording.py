@@ -15,6 +15,7 @@ from r2n2_jax.io.dicom_series import read_dicom_series
 from r2n2_jax.io.geometry import Geometry, pixel_grid
 from r2n2_jax.io.images import Image, check_values, read_frames, read_image, write_image, write_picture
 from r2n2_jax.io.stacks import MOVIES, TIFF, Layout, read_gif, read_layout, write_stack
+from r2n2_jax.io.timing import share_times
 
 Spacing = tuple[float, float]
 NUMBERED = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
@@ -30,10 +31,11 @@ class Recording:
         order: what the frames' order in time was taken from.
         times: seconds from the first frame, ``[T]`` a slice, or None where they are not known.
         spacing_known: False where the files hold none.
-        left_out: what else the files hold, in words.
-        blank: the frames of each slice that cannot be registered: constant ones, and all of a slice without two others.
         write: ``(folder, frames)``: writes frames of the same shapes in the recording's own format; returns what it wrote. With
             the option ``spacing``, millimetres along ``(x, y)``, in the place of the recording's.
+        shared_times: whether the frames of one number show all slices at one time, or at one phase of the motion.
+        left_out: what else the files hold, in words.
+        blank: the frames of each slice that cannot be registered: constant ones, and all of a slice without two others.
     """
 
     frames: list[np.ndarray]
@@ -42,11 +44,17 @@ class Recording:
     times: list[np.ndarray | None]
     spacing_known: bool
     write: Callable[..., Path]
+    shared_times: bool = True
     left_out: Sequence[str] = ()
     blank: list[list[int]] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blank", [_blank(frames) for frames in self.frames])
+
+    @property
+    def kept(self) -> list[np.ndarray]:
+        """The numbers of each slice's frames that are not blank."""
+        return [np.setdiff1d(np.arange(len(frames)), blank) for frames, blank in zip(self.frames, self.blank, strict=True)]
 
     def remarks(self) -> list[str]:
         """A line of what was left out, and one of the frames that are blank, where there is any."""
@@ -125,7 +133,7 @@ def _from_dicom(path: Path, files: list[Path], order_by: OrderBy | None) -> Reco
 
     known = slices[0].frames[0].spacing is not None
     geometries, times = [one.geometry for one in slices], [one.times for one in slices]
-    return Recording(frames, geometries, slices[0].order_by, times, known, write, left_out)
+    return Recording(frames, geometries, slices[0].order_by, times, known, write, share_times(slices), left_out)
 
 
 def _from_file(path: Path) -> Recording:

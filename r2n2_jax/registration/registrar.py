@@ -1,4 +1,7 @@
-"""The public API: load a network, register a pair or a series. Images ``[*spatial]``, any range, NumPy in and out."""
+"""The public API: load a network, register a pair or a series.
+
+Images are ``[*spatial]``, of any range, NumPy in and out.
+"""
 
 import dataclasses
 import math

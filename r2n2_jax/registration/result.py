@@ -1,4 +1,7 @@
-"""What a registration answers: one pair, or a series of them. NumPy arrays ``[*spatial]`` on the fixed image's own grid."""
+"""What a registration answers: one pair, or a series of them.
+
+Its arrays are NumPy's, ``[*spatial]``, on the fixed image's own grid.
+"""
 
 import dataclasses
 from pathlib import Path
