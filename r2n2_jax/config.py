@@ -193,6 +193,12 @@ PRESETS = {
 }
 
 
+def with_shorter_warmup(config: Config, steps: int) -> Config:
+    """The config of a run of so many steps, its warm-up lowered to a tenth of them where it is longer."""
+    warmup = min(config.optimiser.warmup, steps // 10)
+    return dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, warmup=warmup))
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """Plain dictionaries, lists and numbers, as JSON keeps them."""
     plain = dataclasses.asdict(config)

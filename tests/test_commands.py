@@ -42,10 +42,13 @@ def test_the_package_has_weights_to_register_with_and_to_train_on(command, tmp_p
     before, after = map(float, re.search(r"MSE .*: ([\d.]+) before, ([\d.]+) after", out).groups())
     assert after < 0.25 * before
 
-    short = ["--training.steps=1", "--training.batch=2", "--training.validation-pairs=2", "--optimiser.warmup=0"]
+    short = ["--training.steps=1", "--training.batch=2", "--training.validation-pairs=2"]
     short.append("--optimiser.learning-rate=1e-6")  # AMSGrad's first step has the size of the rate, whatever the gradient
     code, out, err = command("train", "--workdir", tmp_path / "run", "--init", "pretrained", *short)
     assert code == 0, err
+    assert "the warm-up is lowered from 50 to 0 of the 1 steps; --optimiser.warmup sets another" in out
+    code, _, err = command("train", "--workdir", tmp_path / "asked", *short, "--optimiser.warmup", 1)
+    assert_one_line(code, err, "warmup (1) must be below training.steps (1)")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["tre_px"]["network"]["mean"] < 0.5 * results["tre_px"]["initial"]["mean"]
     code, _, err = command("train", "--workdir", tmp_path / "other", "--init", "pretrained", "--model.hidden=7", *short)

@@ -1,7 +1,9 @@
 """A whole recording is registered, and everything that is written of it agrees and opens in ITK."""
 
 import csv
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from r2n2_jax.config import Config
 from r2n2_jax.data.fixed_frame import mean_intensity_frame, mean_position_frame, position_curve
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.figures import _over_frames
+from r2n2_jax.evaluation.series_report import summary_rows
 from r2n2_jax.io.landmarks import read_landmarks
 from r2n2_jax.io.recording import read_recording
 
@@ -109,6 +112,110 @@ def test_frames_points_and_parameters_are_those_of_the_result(corrected, moving_
     expected = start + (direction.T @ np.array(near))[:2]
     np.testing.assert_allclose(carried[9, 0], expected, atol=0.6)  # the field at the nearest pixel
     assert float(rows[FRAMES + 9]["tre_before_mm"]) == pytest.approx(6.0, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def with_blanks(registrar, moving_square, tmp_path_factory):
+    """Frame 5 of slice 0 is blank, and all of slice 2."""
+    frames = np.concatenate([moving_square[:, :1], moving_square[:, 1:], np.full_like(moving_square[:, :1], 9)], axis=1)
+    frames[5, 0] = 4
+    folder = tmp_path_factory.mktemp("blank")
+    write_series(folder / "in", frames)
+    (folder / "out").mkdir()
+    recording = read_recording(folder / "in")
+    results = correct(registrar, recording, folder / "out", options=Options(), progress=False)
+    return recording, folder / "out", results
+
+
+def test_blank_frames_go_out_as_they_came_and_the_others_as_without_them(with_blanks, registrar, moving_square, tmp_path):
+    recording, folder, results = with_blanks
+    written = read_recording(folder / "warped")
+    np.testing.assert_array_equal(written.frames[2], recording.frames[2])
+    np.testing.assert_array_equal(written.frames[0][5], 4.0)
+    kept = np.delete(np.arange(FRAMES), 5)
+    assert list(results[0].kept) == list(kept)
+    write_series(tmp_path / "in", moving_square[kept, :1])
+    (tmp_path / "out").mkdir()
+    (alone,) = correct(registrar, read_recording(tmp_path / "in"), tmp_path / "out", options=Options(), progress=False)
+    assert results[0].fixed == kept[alone.fixed]
+    np.testing.assert_array_equal(results[0].warped[kept], alone.warped)
+    np.testing.assert_array_equal(results[0].after.mse[kept], alone.after.mse)
+    assert np.abs(alone.warped - recording.frames[0][kept]).max() > 50, "they are moved"
+
+
+def test_blank_frames_are_named_in_what_is_written(with_blanks):
+    recording, folder, results = with_blanks
+    with (folder / "frames.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * FRAMES
+    empty = [i for i, row in enumerate(rows) if row["mse_after"] == "" and float(row["largest_displacement_mm"]) == 0]
+    assert empty == [5, *range(2 * FRAMES, 3 * FRAMES)]
+    for frame, moved in ((5, False), (6, True)):
+        field = sitk.ReadImage(str(folder / "fields" / "slice_0" / f"frame_{frame:04d}.nii.gz"))
+        assert (np.abs(sitk.GetArrayFromImage(field)).max() > 0.1) == moved
+    described = json.loads((folder / "parameters.json").read_text())
+    assert described[0]["frames"][5] == []
+    assert described[0]["frames"][6] != []
+    assert [one["fixed_frame"] for one in described] == [results[0].fixed, results[1].fixed, None]
+    assert recording.remarks()[0][1:] in (folder / "report.html").read_text()
+    assert summary_rows(results)[1][2][1] == "blank"
+    assert summary_rows(results)[1][0][6].endswith(f"of {FRAMES - 2}")
+
+
+def test_slices_keep_one_frame_that_is_blank_in_none_of_them(registrar, moving_square, tmp_path):
+    """The frame that both slices would keep is blank in one; a third slice is blank altogether."""
+    frames = np.concatenate([moving_square, np.full_like(moving_square[:, :1], 9)], axis=1)
+    blank = mean_position_frame(*moving_square.astype(np.float32).swapaxes(0, 1))
+    frames[blank, 0] = 4
+    write_series(tmp_path / "in", frames)
+    recording = read_recording(tmp_path / "in")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    results = correct(registrar, recording, folder, options=Options(), progress=False)
+    # The truth by another way: both slices as one image over the other times, its scores by singular values.
+    others = np.delete(np.arange(FRAMES), blank)
+    together = moving_square[others].reshape(len(others), -1).astype(float)
+    scores = np.linalg.svd(together - together.mean(axis=0), full_matrices=False)[0][:, 0]
+    fixed = others[np.argmin(np.abs(scores))]
+    assert [one.fixed for one in results] == [fixed, fixed, None]
+    said = f"one fixed frame for all 2 slices that are not blank: {fixed}"
+    assert _describe_choice(recording, [one.fixed for one in results]) == said
+    with (folder / "frames.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in ("position", "mse_before", "mse_after", "ncc_after", "folded"):
+        assert [i for i, row in enumerate(rows) if row[name] == ""] == [blank, *range(2 * FRAMES, 3 * FRAMES)]
+    lengths = [np.square(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))).sum(-1)[0] for path in fields_of(folder, 0)]
+    np.testing.assert_allclose(np.trace(results[0].motion, axis1=-2, axis2=-1), np.sum(lengths, axis=0), rtol=1e-3, atol=1e-6)
+    text = (folder / "report.html").read_text()
+    assert [f"Slice {index}, M-mode" in text for index in range(3)] == [True, True, False]
+    viewed = json.loads(re.findall(r'id="viewer-data">(.*?)</script>', text, re.DOTALL)[0])
+    assert [one["fixedNumber"] for one in viewed] == [fixed, fixed, None]
+    assert viewed[0]["captions"][blank] == "blank: as it came"
+    assert viewed[0]["after"][blank] == viewed[0]["before"][blank]
+    assert viewed[1]["captions"][blank].startswith("masked MSE 0.")
+    assert set(viewed[2]["captions"]) == {"of a blank slice: as it came"}
+    assert "nan" not in json.dumps([one["captions"] for one in viewed])
+
+
+def fields_of(folder, index):
+    return sorted((folder / "fields" / f"slice_{index}").iterdir())
+
+
+def test_slices_without_a_common_frame_keep_one_each(tmp_path):
+    recording = lagging_slices(tmp_path)
+    for t in range(FRAMES):
+        recording.frames[t % 2][t] = 0.0
+    recording = dataclasses.replace(recording)
+    chosen = _choose_frames(recording, "mean-position")
+    assert [number % 2 for number in chosen] == [1, 0]
+    assert _describe_choice(recording, chosen).startswith(
+        "slices of which every frame is blank in some; the fixed frame of each: "
+    )
+
+
+def test_a_blank_frame_cannot_stay(with_blanks, registrar, tmp_path):
+    with pytest.raises(InputError, match="--fixed-frame 5: that frame is blank"):
+        correct(registrar, with_blanks[0], tmp_path, options=Options(fixed_frame=5), progress=False)
 
 
 def test_maps_and_page_are_whole(corrected):

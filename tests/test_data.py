@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import PIL.Image
 import pytest
 import SimpleITK as sitk
 from dicom_files import write_series
@@ -13,6 +14,7 @@ from r2n2_jax.data.fixed_frame import mean_position_frame
 from r2n2_jax.data.series import Series, describe_series, find_patients, read_series
 from r2n2_jax.data.splits import claim_splits, seen_patients, split_patients, unseen_patients
 from r2n2_jax.errors import InputError
+from r2n2_jax.evaluation.cases import series_cases
 
 CONFIG = Config(model=ModelConfig(resolution=16), training=TrainingConfig(batch=3))
 
@@ -58,6 +60,49 @@ def test_a_3d_file_is_one_slice_over_time(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(frames), str(tmp_path / "one.nrrd"))
     (only,) = read_series(find_patients(tmp_path))
     np.testing.assert_allclose(only.frames, frames, atol=1e-6)
+
+
+def test_blank_frames_are_left_out(tmp_path, capfd):
+    frames, _ = breathing_frames()
+    write_patient(tmp_path / "b.nii.gz", frames)
+    spoilt = frames.copy()
+    spoilt[[0, 5]] = 3.0
+    write_patient(tmp_path / "a.nii.gz", spoilt)
+    found = read_series(find_patients(tmp_path))
+    assert (
+        "a.nii.gz: blank (every pixel the same), not registered: frame 0, 5 of slice 0; frame 6, 11 of slice 1"
+        in capfd.readouterr().out
+    )
+    assert [one.blank for one in found] == [(0, 5), (6, 11), (), ()]
+    assert found[0].fixed not in (0, 5)
+    small = at_resolution(found, 16)
+    assert [len(one.frames) for one in small] == [10, 10, 12, 12]
+    assert all(frame.std() > 0.1 for one in small for frame in one.frames)
+    chosen = at_resolution([found[0]._replace(blank=())], 16)[0].frames[found[0].fixed]
+    np.testing.assert_array_equal(small[0].frames[small[0].fixed], chosen)
+    cases = series_cases(found, tmp_path)
+    assert list(cases[0].frames) == [t for t in range(12) if t not in (0, 5, found[0].fixed)]
+    assert len(cases[2].frames) == 11
+
+
+def test_stacks_of_pictures_are_patients_too(tmp_path):
+    stored = (np.abs(breathing_frames()[0]) * 200).astype(np.uint8)
+    pages = [PIL.Image.fromarray(frame) for frame in stored]
+    for name in ("anna.tif", "bert.ome.tiff", "cleo.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    for folder in ("dora", "emil"):
+        (tmp_path / folder).mkdir()
+    pages[0].save(tmp_path / "dora" / "left.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "dora" / "right.tif", save_all=True, append_images=pages[1:])
+    for number, page in enumerate(pages):
+        page.save(tmp_path / "emil" / f"{number}.tif")
+    pages[0].save(tmp_path / "overview.tif")
+    patients = find_patients(tmp_path)
+    assert {name: len(paths) for name, paths in patients.items()} == {"anna": 1, "bert": 1, "cleo": 1, "dora": 2, "emil": 1}
+    found = read_series(patients)
+    assert len(found) == 6
+    for one in found:
+        np.testing.assert_allclose(one.frames, stored, atol=1e-3)
 
 
 def test_folders_of_dicom_files_and_pictures_are_patients_too(tmp_path):

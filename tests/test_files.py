@@ -2,7 +2,10 @@
 
 import math
 import os
+import struct
+import zlib
 
+import nibabel
 import numpy as np
 import PIL.Image
 import pytest
@@ -260,6 +263,70 @@ def test_a_nifti_file_of_the_other_byte_order(value, tmp_path):
             read_image(path)
 
 
+@pytest.mark.parametrize("qform", [0, 1])
+def test_a_sheared_sform_is_told_of_where_no_qform_is_there(qform, tmp_path, capfd):
+    affine = np.array([[-1.5, 0.3, 0, 70], [0, -1.5, 0, 70], [0, 0, 8, -30], [0, 0, 0, 1]])
+    image = nibabel.Nifti1Image(ramp(12, 14, 1, 3), None)
+    image.set_sform(affine, 1)
+    image.set_qform(np.diag([-1.5, -1.5, 8, 1]), qform)
+    nibabel.save(image, tmp_path / "a.nii")
+    if qform:
+        assert read_frames(tmp_path / "a.nii")[0].shape == (3, 1, 14, 12)
+        return
+    with pytest.raises(
+        InputError, match=r"its sform is sheared \(axes 101.3 degrees apart\), and it has no qform; right angles"
+    ):
+        read_frames(tmp_path / "a.nii")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_axes_of_one_pixel_are_squeezed(suffix, tmp_path):
+    """x, y, 1, 1, frame; a fourth axis of two pixels is none that can be left out."""
+    frames = ramp(5, 1, 1, 12, 14)
+    pixels, geometry = read_frames(write(tmp_path / f"a{suffix}", frames, (1.5, 2.0, 8.0, 3.0, 0.5)))
+    np.testing.assert_array_equal(pixels, frames[:, 0])
+    assert geometry.size == (14, 12, 1, 5)
+    np.testing.assert_allclose(geometry.spacing, (1.5, 2.0, 8.0, 0.5))
+    assert read_frames(write(tmp_path / f"slices{suffix}", ramp(5, 1, 3, 12, 14)))[0].shape == (5, 3, 12, 14)
+    with pytest.raises(InputError, match="5D; a series"):
+        read_frames(write(tmp_path / f"b{suffix}", ramp(5, 2, 1, 12, 14)))
+
+
+def test_grey_with_alpha_is_grey(tmp_path):
+    grey, alpha = np.random.default_rng(2).integers(0, 255, (2, 12, 14), dtype=np.uint8)
+    PIL.Image.merge("LA", [PIL.Image.fromarray(part) for part in (grey, alpha)]).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(image.pixels, grey)
+    assert image.kind == np.uint8
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    (tmp_path / "cut.png").write_bytes(content[:150])
+    with pytest.raises(InputError, match="not an image"):
+        read_image(tmp_path / "cut.png")
+
+
+def test_grey_of_16_bits_with_alpha_is_not_cut_to_8(tmp_path):
+    rows = b"".join(b"\0" + np.full((14, 2), 300 + row, ">u2").tobytes() for row in range(12))
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 14, 12, 16, 4, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    with pytest.raises(InputError, match="grey of 16 bits with alpha; save it without alpha"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_palette_is_looked_up(tmp_path):
+    grey = np.random.default_rng(2).integers(0, 255, (12, 14), dtype=np.uint8)
+    picture = PIL.Image.fromarray(grey // 2)
+    picture = PIL.Image.frombytes("P", picture.size, picture.tobytes())
+    picture.putpalette([2 * value for value in range(128) for _ in range(3)])
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_allclose(read_image(tmp_path / "a.png").pixels, 2 * (grey // 2), atol=1e-3)
+
+
 def test_a_nifti_series_of_one_frame_is_not_one_of_its_slices(tmp_path):
     """ITK drops the axis of one frame; a file whose third axis is time has three to begin with."""
     with pytest.raises(InputError, match="one frame"):
@@ -286,11 +353,13 @@ def test_a_long_series_is_read_in_parts_that_make_the_whole(suffix, slices, tmp_
     assert geometry.size == frames.shape[::-1]
 
 
-def test_a_series_with_a_constant_frame_names_it(tmp_path):
+def test_a_series_may_hold_a_constant_frame_but_none_that_is_not_finite(tmp_path):
     frames = ramp(4, 2, 12, 12)
     frames[3, 1] = 5.0
-    with pytest.raises(InputError, match=r"slice 1, frame 3\): constant"):
-        read_frames(write(tmp_path / "series.nii", frames))
+    np.testing.assert_array_equal(read_frames(write(tmp_path / "series.mha", frames))[0], frames)
+    frames[3, 1] = np.nan
+    with pytest.raises(InputError, match=r"slice 1, frame 3\): 144 pixels are NaN"):
+        read_frames(write(tmp_path / "series.mha", frames))
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):

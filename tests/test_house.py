@@ -16,7 +16,17 @@ import tyro
 from conftest import ROOT
 
 import r2n2_jax
-from r2n2_jax.config import PRESETS, Config, ModelConfig, OptimiserConfig, TrainingConfig, differences, from_dict, to_dict
+from r2n2_jax.config import (
+    PRESETS,
+    Config,
+    ModelConfig,
+    OptimiserConfig,
+    TrainingConfig,
+    differences,
+    from_dict,
+    to_dict,
+    with_shorter_warmup,
+)
 
 # Lower layers first; a module may import from its own layer and those before it.
 LAYERS = [
@@ -206,3 +216,11 @@ def test_a_run_of_an_older_version_goes_on_where_its_config_means_the_same():
     assert differences(older, to_dict(Config())) == []
     newer = dataclasses.replace(Config(), optimiser=OptimiserConfig(brightness=True))
     assert differences(older, to_dict(newer)) == ["optimiser.brightness: False -> True"]
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(560, 50), (500, 50), (499, 49), (20, 2), (4, 0)])
+def test_the_warm_up_is_at_most_a_tenth_of_a_short_run(steps, warmup):
+    shorter = with_shorter_warmup(PRESETS["small"], steps)
+    assert shorter.optimiser.warmup == warmup
+    assert shorter == dataclasses.replace(PRESETS["small"], optimiser=shorter.optimiser)
+    assert with_shorter_warmup(Config(), steps) == Config()

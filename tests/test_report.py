@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from r2n2_jax.commands.motion_correction import _among_all
 from r2n2_jax.evaluation.m_mode import along, line_of_motion, summed_motion
 from r2n2_jax.evaluation.metrics import Metrics
 from r2n2_jax.evaluation.series_report import Corrected, write_series_report
@@ -79,7 +80,8 @@ def corrected(warped, fixed, statuses=None):
     motion = np.zeros((*warped.shape[1:], 2, 2))
     inside = np.ones(warped.shape, bool)
     after = measures._replace(mse=ramp)
-    return Corrected(fixed, ramp, warped, inside, ramp, ramp, measures, after, [{}] * count, None, motion, statuses)
+    kept = np.arange(count)
+    return Corrected(fixed, kept, ramp, warped, inside, ramp, ramp, measures, after, [{}] * count, None, motion, statuses)
 
 
 def page(folder, frames, results):
@@ -128,6 +130,19 @@ def test_statuses_come_first_and_failed_frames_are_named(tmp_path):
     assert [one["statuses"] for one in data] == [judged, None]
     row = "<tr><td>0</td><td>3</td><td>1</td><td>2</td><td>1, 4</td></tr>"
     assert text.index(row) < text.index("Frames that failed") < text.index("MSE before") < text.index('id="viewer"')
+
+
+def test_blank_frames_have_a_status_of_their_own(tmp_path):
+    frames = gradients(6, (40, 48), 4)
+    frames[3] = 7.0
+    kept = np.array([0, 1, 2, 4, 5])
+    judged = ["good", "failed", "good", "failed", "uncertain"]
+    found = _among_all(corrected(frames[kept], 2, judged)._replace(kept=kept), frames)
+    assert found.statuses == [*judged[:3], "blank", *judged[3:]]
+    assert found.motion.shape == (40, 48, 2, 2)
+    text, data = page(tmp_path, [frames], [found])
+    assert data[0]["statuses"] == found.statuses
+    assert "<tr><td>0</td><td>2</td><td>1</td><td>2</td><td>1, 4</td></tr>" in text
 
 
 def test_a_long_series_makes_a_page_below_ten_megabytes(tmp_path):

@@ -1,6 +1,8 @@
 """Motion correction: every frame of a recording brought into the position of one, and what a user wants to know of it."""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +13,9 @@ from r2n2_jax.data.fixed_frame import mean_intensity_frame, mean_position_frame,
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.m_mode import summed_motion
-from r2n2_jax.evaluation.metrics import concatenate, log_jacobian, measure
+from r2n2_jax.evaluation.metrics import Metrics, concatenate, log_jacobian, measure
 from r2n2_jax.evaluation.series_report import Corrected, write_series_report
+from r2n2_jax.evaluation.statuses import BLANK
 from r2n2_jax.io.files import write_json
 from r2n2_jax.io.geometry import Geometry, points_to_px, to_px
 from r2n2_jax.io.images import write_displacement, write_image
@@ -68,18 +71,25 @@ def correct(
         one result a slice.
 
     Raises:
-        InputError: where there is no frame of the asked number, or no landmark in a fixed frame.
+        InputError: where there is no frame of the asked number, it is blank, or no landmark is in a fixed frame.
     """
+    kept = recording.kept
     chosen = _choose_frames(recording, options.fixed_frame)
     print(_describe_choice(recording, chosen))
     points = None if landmarks is None else _points(landmarks, recording, chosen)
-    total = sum(len(frames) for frames in recording.frames)
+    total = sum(map(len, kept))
     results = []
     with tqdm(total=total, unit="frame", disable=None if progress else True) as bar:
         for index, fixed in enumerate(chosen):
             mask = None if masks is None else masks[index]
             of_slice = None if points is None else points[index]
-            results.append(_correct_slice(registrar, recording, index, fixed, mask, of_slice, folder, options, bar))
+            _write_still(folder, index, recording, fields=options.fields)
+            if fixed is None:
+                results.append(_still(recording.frames[index]))
+                continue
+            results.append(
+                _correct_slice(registrar, recording, index, kept[index], fixed, mask, of_slice, folder, options, bar)
+            )
     recording.write(folder, [result.warped for result in results])
     _write_parameters(folder / "parameters.json", results)
     if landmarks is not None:
@@ -88,39 +98,61 @@ def correct(
     return results
 
 
-def _choose_frames(recording: Recording, asked: FixedFrame) -> list[int]:
-    """The fixed frame of every slice: one for all slices that share their times, else each slice's own."""
-    if recording.shared_times:
-        return [_choose(recording.frames, asked)] * len(recording.frames)
-    return [_choose([frames], asked) for frames in recording.frames]
+def _choose_frames(recording: Recording, asked: FixedFrame) -> list[int | None]:
+    """The fixed frame of every slice, None of one that is blank.
+
+    Slices that share their times have one, which is blank in none of them; where there is no such frame, each its own.
+    """
+    kept = recording.kept
+    slices = [index for index, numbers in enumerate(kept) if len(numbers)]
+    common = functools.reduce(np.intersect1d, [kept[index] for index in slices])
+    chosen: list[int | None] = [None] * len(kept)
+    for group in [slices] if recording.shared_times and len(common) else [[index] for index in slices]:
+        numbers = common if len(group) > 1 else kept[group[0]]
+        one = _choose([recording.frames[index] for index in group], numbers, asked)
+        for index in group:
+            chosen[index] = one
+    return chosen
 
 
-def _choose(slices: list[np.ndarray], asked: FixedFrame) -> int:
-    """The fixed frame of all slices together."""
+def _choose(slices: list[np.ndarray], kept: np.ndarray, asked: FixedFrame) -> int:
+    """The fixed frame of all slices together, one of those ``kept``."""
     if asked == "mean-position":
-        return mean_position_frame(*slices)
+        return int(kept[mean_position_frame(*(_only(frames, kept) for frames in slices))])
     if asked == "mean-intensity":
-        return mean_intensity_frame(*slices)
+        return int(kept[mean_intensity_frame(*(_only(frames, kept) for frames in slices))])
     if not 0 <= asked < len(slices[0]):
         raise InputError(f"--fixed-frame {asked}: the recording has the frames 0 to {len(slices[0]) - 1}")
+    if asked not in kept:
+        where = " in one of the slices" if len(slices) > 1 else ""
+        raise InputError(f"--fixed-frame {asked}: that frame is blank{where}; name one that is not")
     return asked
 
 
-def _describe_choice(recording: Recording, chosen: list[int]) -> str:
-    if len(chosen) == 1:
-        return f"fixed frame: {chosen[0]}"
-    if recording.shared_times:
-        return f"one fixed frame for all {len(chosen)} slices: {chosen[0]}"
-    return f"slices that do not share their times; the fixed frame of each: {', '.join(map(str, chosen))}"
+def _only(frames: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The frames of these numbers, without a copy where they are all."""
+    return frames if len(kept) == len(frames) else frames[kept]
 
 
-def _points(path: Path, recording: Recording, chosen: list[int]) -> list[np.ndarray | None]:
+def _describe_choice(recording: Recording, chosen: list[int | None]) -> str:
+    numbers = [number for number in chosen if number is not None]
+    if len(numbers) == 1:
+        return f"fixed frame: {numbers[0]}"
+    if recording.shared_times and len(set(numbers)) == 1:
+        which = "" if len(numbers) == len(chosen) else " that are not blank"
+        return f"one fixed frame for all {len(numbers)} slices{which}: {numbers[0]}"
+    apart = "of which every frame is blank in some" if recording.shared_times else "that do not share their times"
+    each = ", ".join("none (blank)" if number is None else str(number) for number in chosen)
+    return f"slices {apart}; the fixed frame of each: {each}"
+
+
+def _points(path: Path, recording: Recording, chosen: list[int | None]) -> list[np.ndarray | None]:
     """``[T, points, 2]`` a slice, normalised; NaN where a frame lacks one."""
     shapes = [geometry.shape for geometry in recording.geometries]
     spacings = [geometry.spacing for geometry in recording.geometries]
     found = place_landmarks(path, [len(frames) for frames in recording.frames], shapes, spacings)
     for number, points in found.items():
-        if not np.isfinite(points[chosen[number]]).any():
+        if chosen[number] is not None and not np.isfinite(points[chosen[number]]).any():
             raise InputError(f"{path}: no point in frame {chosen[number]} of slice {number}, the fixed one (see --fixed-frame)")
     return [found.get(number) for number in range(len(recording.frames))]
 
@@ -129,6 +161,7 @@ def _correct_slice(
     registrar: Registrar,
     recording: Recording,
     index: int,
+    kept: np.ndarray,
     fixed: int,
     mask: np.ndarray | None,
     points: np.ndarray | None,
@@ -136,8 +169,11 @@ def _correct_slice(
     options: Options,
     bar: tqdm,
 ) -> Corrected:
-    frames, geometry = recording.frames[index], recording.geometries[index]
-    fixed_frames = np.broadcast_to(frames[fixed], frames.shape)
+    whole, geometry = recording.frames[index], recording.geometries[index]
+    frames = _only(whole, kept)
+    points = None if points is None else points[kept]
+    fixed_points = None if points is None else points[np.searchsorted(kept, fixed)]
+    fixed_frames = np.broadcast_to(whole[fixed], frames.shape)
     warped, inside = np.zeros_like(frames), np.zeros(frames.shape, bool)
     motion, parts, done = np.zeros((*geometry.shape, 2, 2)), [], 0
     chosen = {"steps": options.steps, "refine": options.refine, "start": options.start}
@@ -149,16 +185,17 @@ def _correct_slice(
             case = case._replace(region=np.broadcast_to(mask, frames[part].shape))
         if points is not None:
             case = case._replace(
-                fixed_landmarks=np.broadcast_to(points[fixed], points[part].shape), moving_landmarks=points[part]
+                fixed_landmarks=np.broadcast_to(fixed_points, points[part].shape), moving_landmarks=points[part]
             )
-        _write_maps(folder, index, done, chunk.displacement, geometry, fields=options.fields)
+        _write_maps(folder, index, kept[part], chunk.displacement, geometry, fields=options.fields)
         warped[part], inside[part] = chunk.warped, chunk.inside
         motion += summed_motion(chunk.displacement, geometry)
         parts.append(_summary(chunk, case, geometry))
         done += count
         bar.update(count)
-    return Corrected(
+    found = Corrected(
         fixed,
+        kept,
         position_curve(frames),
         warped,
         inside,
@@ -170,13 +207,62 @@ def _correct_slice(
         None if points is None else np.concatenate([part["points"] for part in parts]),
         motion,
     )
+    return found if len(kept) == len(whole) else _among_all(found, whole)
 
 
-def _write_maps(folder: Path, index: int, first: int, displacement: np.ndarray, geometry: Geometry, *, fields: bool) -> None:
-    """Of the frames ``first, first + 1, ...`` the displacement as ITK applies it, and the log-Jacobian map."""
+def _among_all(found: Corrected, frames: np.ndarray) -> Corrected:
+    """What was found for the frames that were registered, among all: the others stay as they came, with the status "blank"."""
+
+    def spread(values: np.ndarray | None, fill: float | np.ndarray = np.nan) -> np.ndarray | None:
+        if values is None:
+            return None
+        all_values = np.empty((len(frames), *values.shape[1:]), values.dtype)
+        all_values[:] = fill
+        all_values[found.kept] = values
+        return all_values
+
+    def spread_list(values: list[Any], fill: Any) -> list[Any]:
+        of_frame = dict(zip(found.kept.tolist(), values, strict=True))
+        return [of_frame.get(number, fill) for number in range(len(frames))]
+
+    return found._replace(
+        position=spread(found.position),
+        warped=spread(found.warped, frames),
+        inside=spread(found.inside, True),
+        largest_mm=spread(found.largest_mm, 0.0),
+        mean_mm=spread(found.mean_mm, 0.0),
+        before=Metrics(*map(spread, found.before)),
+        after=Metrics(*map(spread, found.after)),
+        parameters=spread_list(found.parameters, {"transformations": []}),
+        points=spread(found.points),
+        statuses=None if found.statuses is None else spread_list(found.statuses, BLANK),
+    )
+
+
+def _still(frames: np.ndarray) -> Corrected:
+    """A slice of which no frame can be registered."""
+    none = np.zeros(0)
+    metrics = Metrics(*[None] * 5, *[none] * 4)
+    empty, motion = frames[:0], np.zeros((*frames.shape[1:], 2, 2))
+    found = Corrected(None, np.zeros(0, int), none, empty, empty.astype(bool), none, none, metrics, metrics, [], None, motion)
+    return _among_all(found, frames)
+
+
+def _write_still(folder: Path, index: int, recording: Recording, *, fields: bool) -> None:
+    """Of the blank frames of a slice the maps of no displacement."""
+    geometry, blank = recording.geometries[index], recording.blank[index]
+    _write_maps(folder, index, blank, np.zeros((len(blank), *geometry.shape, 2), np.float32), geometry, fields=fields)
+
+
+def _write_maps(
+    folder: Path, index: int, numbers: Sequence[int], displacement: np.ndarray, geometry: Geometry, *, fields: bool
+) -> None:
+    """Of the frames of these numbers the displacement as ITK applies it, and the log-Jacobian map."""
     for name in ("fields", "log_jacobian") if fields else ("log_jacobian",):
         (folder / name / f"slice_{index}").mkdir(parents=True, exist_ok=True)
-    for frame, (field, change) in enumerate(zip(displacement, log_jacobian(displacement), strict=True), start=first):
+    if not len(numbers):
+        return
+    for frame, field, change in zip(numbers, displacement, log_jacobian(displacement), strict=True):
         file = Path(f"slice_{index}") / f"frame_{frame:04d}.nii.gz"
         if fields:
             write_displacement(folder / "fields" / file, field, geometry)

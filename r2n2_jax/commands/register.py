@@ -49,6 +49,8 @@ class Arguments(Options):
     """Instead of a pair: a series, or several, whose frames are all brought to one."""
     order_by: OrderBy | None = None
     """Of a DICOM series: the entry that orders the frames, where more than one or none does."""
+    channel: int | None = None
+    """Of a TIFF series of several channels: the one that is registered, counted from 0."""
     spacing: tuple[float, float] | None = None
     """Millimetres between pixels along x and y, for a series whose files hold none."""
     mask: Path | None = None
@@ -104,7 +106,7 @@ def _outputs(arguments: Arguments) -> dict[Path, Path]:
 
 
 def _refuse_series_options(arguments: Arguments) -> None:
-    for name in ("fixed_frame", "fields", "order_by", "spacing", "points"):
+    for name in ("fixed_frame", "fields", "order_by", "channel", "spacing", "points"):
         if getattr(arguments, name) != getattr(Arguments, name):
             raise InputError(f"--{name.replace('_', '-')} is for --series; a pair has no use for it")
 
@@ -131,16 +133,19 @@ def _pair(arguments: Arguments) -> None:
 
 
 def _series(registrar: Registrar, path: Path, output: Path, arguments: Arguments) -> None:
-    recording = _with_spacing(path, read_recording(path, order_by=arguments.order_by), arguments)
+    recording = _with_spacing(path, read_recording(path, order_by=arguments.order_by, channel=arguments.channel), arguments)
     frames = recording.frames
-    masks = None if arguments.mask is None else read_mask(arguments.mask, recording.geometries)
+    needed = [len(blank) < len(of_slice) for blank, of_slice in zip(recording.blank, frames, strict=True)]
+    masks = None if arguments.mask is None else read_mask(arguments.mask, recording.geometries, needed=needed)
     count, (height, width) = len(frames[0]), frames[0].shape[1:]
     print(f"{len(frames)} slice(s), {count} frames in the order of {recording.order}, {width} x {height} pixels")
+    for remark in recording.remarks():
+        print(f"{path}: {remark}")
     options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
     with new_folder(output) as folder:
         results = correct(registrar, recording, folder, options=options, masks=masks, landmarks=arguments.points)
     print_table(*summary_rows(results), title="every frame against the fixed one, means over the others")
-    worse = np.concatenate([one.after.mse > one.before.mse for one in results]).mean()
+    worse = np.concatenate([(one.after.mse > one.before.mse)[one.kept] for one in results]).mean()
     if worse > 0.5:
         print(
             f"{100 * worse:.0f} % of the frames match worse than before: the network does not know this kind of motion. "

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from r2n2_jax.commands.command_line import announce_device, parse, run
-from r2n2_jax.config import PRESETS, Config
+from r2n2_jax.config import PRESETS, Config, with_shorter_warmup
 from r2n2_jax.data.dataset import PhantomSource, SeriesSource, Source
 from r2n2_jax.data.series import describe_series, find_patients, read_series
 from r2n2_jax.data.splits import claim_splits, seen_patients, split_patients
@@ -54,13 +54,18 @@ def main() -> None:
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     chosen.add_argument("--preset", default="small")
     chosen.add_argument("--init")
+    chosen.add_argument("--training.steps", dest="steps", type=int)
+    chosen.add_argument("--optimiser.warmup", dest="warmup")
     try:
         early = chosen.parse_known_args()[0]
     except argparse.ArgumentError:
-        early = argparse.Namespace(preset=None, init=None)
+        early = argparse.Namespace(preset=None, init=None, steps=None, warmup=None)
     preset = early.preset if early.preset in PRESETS else "small"  # an unknown or missing one is the parser's to refuse
     init = None if early.init is None else load(early.init)
     config = PRESETS[preset] if init is None else dataclasses.replace(PRESETS[preset], model=init.config.model)
+    usual = config.optimiser.warmup
+    if early.steps is not None and early.warmup is None:
+        config = with_shorter_warmup(config, max(early.steps, 0))
     arguments = parse(Arguments, default=Arguments(tyro.MISSING, preset=preset, config=config), description=__doc__)
     workdir, config = arguments.workdir, arguments.config
     if init is not None and not fits(init.params, config):
@@ -81,6 +86,9 @@ def main() -> None:
         if splits is not None:
             claim_splits(workdir, splits)
     announce_device()
+    if config.optimiser.warmup < usual and early.warmup is None and leads():
+        steps, warmup = config.training.steps, config.optimiser.warmup
+        print(f"the warm-up is lowered from {usual} to {warmup} of the {steps} steps; --optimiser.warmup sets another")
     source: Source = PhantomSource(config)
     if series is not None:
         train_series, validation, test = (

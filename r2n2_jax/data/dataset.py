@@ -188,12 +188,14 @@ def series_examples(series: Sequence[Series], count: int | None = None) -> Examp
 
 
 def at_resolution(series: Sequence[Series], resolution: int) -> list[Series]:
-    """The same series, every frame resampled to ``resolution`` pixels per axis and standardised."""
+    """The same series without blank frames, every frame resampled to ``resolution`` pixels per axis and standardised."""
 
-    def frames(slice_: Series) -> np.ndarray:
-        return np.stack([np.asarray(prepare(frame, (resolution,) * frame.ndim))[..., 0] for frame in slice_.frames])
+    def of(slice_: Series) -> Series:
+        kept = slice_.kept
+        frames = [np.asarray(prepare(frame, (resolution,) * frame.ndim))[..., 0] for frame in slice_.frames[kept]]
+        return slice_._replace(frames=np.stack(frames), fixed=int(np.searchsorted(kept, slice_.fixed)), blank=())
 
-    return [slice_._replace(frames=frames(slice_)) for slice_ in series]
+    return [of(slice_) for slice_ in series if len(slice_.kept)]
 
 
 def _pairs(series: Sequence[Series]) -> list[tuple[int, int]]:

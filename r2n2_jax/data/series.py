@@ -9,9 +9,12 @@ from tqdm import tqdm
 from r2n2_jax.data.fixed_frame import mean_position_frame
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.dicom import OrderBy, find_dicom
+from r2n2_jax.io.geometry import Geometry
 from r2n2_jax.io.recording import NUMBERED, read_recording
+from r2n2_jax.io.stacks import TIFF, count_pages
 
-SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
+SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".gif")
+STACKS = (".ome.tif", ".ome.tiff", *TIFF)  # where they have several pages
 MASKS = "masks"  # a folder of this name among the patients holds their organs
 
 
@@ -24,6 +27,7 @@ class Series(NamedTuple):
         frames: ``[T, H, W]`` float32.
         spacing: millimetres along ``(x, y)``.
         fixed: index of the frame that the others are registered to.
+        blank: the frames that are left out, see ``recording.Recording``.
     """
 
     patient: str
@@ -31,13 +35,19 @@ class Series(NamedTuple):
     frames: np.ndarray
     spacing: tuple[float, float]
     fixed: int
+    blank: tuple[int, ...] = ()
+
+    @property
+    def kept(self) -> np.ndarray:
+        """The numbers of the frames that are not blank."""
+        return np.setdiff1d(np.arange(len(self.frames)), self.blank)
 
 
 def find_patients(folder: Path) -> dict[str, list[Path]]:
     """The recordings in a folder by patient name, in order.
 
-    A file with a time axis is a patient of one recording; a folder is a patient whose recordings lie anywhere below it: such
-    files, folders of DICOM files, folders of numbered pictures.
+    A file with a time axis or of several pages is a patient of one recording; a folder is a patient whose recordings lie
+    anywhere below it: such files, folders of DICOM files, folders of numbered pictures.
 
     Raises:
         InputError: where the folder is missing or holds none, or two entries are named for one patient.
@@ -56,8 +66,8 @@ def find_patients(folder: Path) -> dict[str, list[Path]]:
             patients[name] = recordings
     if not patients:
         raise InputError(
-            f"{folder}: no series here; for every patient a 2D+t file ({', '.join(SUFFIXES)}) or a folder of DICOM files or "
-            "pictures is needed"
+            f"{folder}: no series here; a 2D+t file ({', '.join(SUFFIXES)}), a TIFF file of several pages, or a "
+            "folder of DICOM files or pictures is needed for every patient"
         )
     return patients
 
@@ -75,14 +85,22 @@ def read_series(patients: dict[str, list[Path]], *, order_by: OrderBy | None = N
     """
     series = []
     for patient, paths in tqdm(patients.items(), desc="reading", unit="patient", disable=None if progress else True):
-        slices = [
-            (frames, geometry)
-            for recording in (read_recording(path, order_by=order_by if find_dicom(path) else None) for path in paths)
-            for frames, geometry in zip(recording.frames, recording.geometries, strict=True)
-        ]
-        for index, (frames, geometry) in enumerate(slices):
-            series.append(Series(patient, index, frames, geometry.spacing[:2], mean_position_frame(frames)))
+        number = 0
+        for path in paths:
+            recording = read_recording(path, order_by=order_by if find_dicom(path) else None)
+            for remark in recording.remarks():
+                tqdm.write(f"{path}: {remark}")
+            for of_slice in zip(recording.frames, recording.geometries, recording.blank, strict=True):
+                series.append(_series(patient, number, *of_slice))
+                number += 1
     return series
+
+
+def _series(patient: str, number: int, frames: np.ndarray, geometry: Geometry, blank: list[int]) -> Series:
+    one = Series(patient, number, frames, geometry.spacing[:2], 0, tuple(blank))
+    if not blank:
+        return one._replace(fixed=mean_position_frame(frames))
+    return one if not len(one.kept) else one._replace(fixed=int(one.kept[mean_position_frame(frames[one.kept])]))
 
 
 def describe_series(series: list[Series]) -> str:
@@ -103,7 +121,10 @@ def describe_series(series: list[Series]) -> str:
 
 
 def _suffix(path: Path) -> str | None:
-    return next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), None)
+    """That of a file which is a recording by itself."""
+    known = sorted((*SUFFIXES, *STACKS), key=len, reverse=True)
+    suffix = next((s for s in known if path.name.lower().endswith(s)), None)
+    return None if suffix in STACKS and count_pages(path) < 2 else suffix
 
 
 def _recordings(path: Path) -> list[Path]:

@@ -143,7 +143,11 @@ def series_cases(series: Sequence[Series], folder: Path) -> list[Case]:
     landmarks = {name: _landmarks(folder / f"{name}.csv", members) for name, members in slices.items()}
     found = find_patients(folder / MASKS) if (folder / MASKS).is_dir() else {}
     organs = {name: _organs(found[name][0], members) if name in found else {} for name, members in slices.items()}
-    return [_series_case(slice_, landmarks[slice_.patient].get(slice_.slice), organs[slice_.patient]) for slice_ in series]
+    return [
+        _series_case(slice_, landmarks[slice_.patient].get(slice_.slice), organs[slice_.patient])
+        for slice_ in series
+        if len(slice_.kept)
+    ]
 
 
 def unjudged_landmarks(cases: Sequence[Case]) -> list[str]:
@@ -173,7 +177,7 @@ def _organs(path: Path, slices: list[Series]) -> dict[str, np.ndarray]:
 
 
 def _series_case(slice_: Series, landmarks: np.ndarray | None, organs: dict[str, np.ndarray]) -> Case:
-    others = np.delete(np.arange(len(slice_.frames)), slice_.fixed)
+    others = slice_.kept[slice_.kept != slice_.fixed]
 
     def pair(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.broadcast_to(frames[slice_.fixed], (len(others), *frames.shape[1:])), frames[others]

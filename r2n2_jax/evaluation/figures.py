@@ -180,7 +180,7 @@ def animate_series(frames: np.ndarray, warped: np.ndarray, *, aspect: float = 1.
         most_bytes: of the GIF; for few the pictures are smaller, then fewer.
     """
     low, high = grey_window(frames)
-    scale, gap = 255 / max(high - low, np.finfo(np.float32).tiny), np.full((frames.shape[1], 4), high, np.float32)
+    scale, gap = 255 / (high - low), np.full((frames.shape[1], 4), high, np.float32)
     # A pixel of 64 greys takes up to a byte, so that the pixels can be counted beforehand.
     width, height = 2 * frames.shape[2] + 4, aspect * frames.shape[1]
     zoom = max(1, round(_GIF_HEIGHT / height))
@@ -202,9 +202,9 @@ def animate_series(frames: np.ndarray, warped: np.ndarray, *, aspect: float = 1.
 
 
 def grey_window(frames: np.ndarray) -> tuple[float, float]:
-    """The grey values between which a series is shown, from a few frames spread over it."""
+    """The grey values between which a series is shown, from a few frames spread over it; never the same twice."""
     low, high = np.percentile(frames[:: -(-len(frames) // _SAMPLE)], [0.5, 99.5])
-    return float(low), float(high)
+    return float(low), float(high) if high > low else float(low) + 1.0
 
 
 def _over_frames(frames: np.ndarray, inside: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,8 @@ class Corrected(NamedTuple):
     """One slice, registered.
 
     Attributes:
-        fixed: index of the fixed frame.
+        fixed: index of the fixed frame; None where no frame of the slice was registered.
+        kept: ``[N]``, the frames that were registered; the others are blank: as they came, measures NaN, no displacement.
         position: ``[T]``, where in its motion each frame is.
         warped: ``[T, H, W]``, in the recording's own intensities.
         inside: ``[T, H, W]`` bool, where ``warped`` shows something.
@@ -33,11 +34,12 @@ class Corrected(NamedTuple):
         after: the same, registered.
         parameters: each frame's local transformations, described.
         points: ``[T, points, 2]`` normalised, the fixed frame's landmarks carried to every frame; or None.
-        motion: ``[H, W, 2, 2]``, the displacements' products, summed up over the frames, see ``m_mode``.
+        motion: ``[H, W, 2, 2]``, the displacements' products, summed up over the frames ``kept``, see ``m_mode``.
         statuses: a word a frame, see ``statuses``; or None.
     """
 
-    fixed: int
+    fixed: int | None
+    kept: np.ndarray
     position: np.ndarray
     warped: np.ndarray
     inside: np.ndarray
@@ -52,9 +54,11 @@ class Corrected(NamedTuple):
 
 
 def write_series_report(folder: Path, recording: Recording, results: list[Corrected]) -> None:
-    """Writes ``frames.csv``, an animation of every slice, and ``report.html``."""
+    """Writes ``frames.csv``, an animation of every slice that is not blank, and ``report.html``."""
     _write_frames(folder / "frames.csv", recording, results)
     for index, (frames, result, geometry) in enumerate(zip(recording.frames, results, recording.geometries, strict=True)):
+        if result.fixed is None:
+            continue
         most = _ANIMATIONS // len(results)
         gif = figures.animate_series(frames, result.warped, aspect=geometry.aspect, most_bytes=most)
         (folder / f"slice_{index}.gif").write_bytes(gif)
@@ -83,18 +87,21 @@ def summary_rows(results: list[Corrected]) -> tuple[list[str], list[list[str]]]:
     header = ["slice", "fixed frame", "MSE before", "after", "NCC before", "after", "worse frames", "folded, %", "largest, mm"]
     rows = []
     for index, result in enumerate(results):
-        others = np.arange(len(result.warped)) != result.fixed
+        if result.fixed is None:
+            rows.append([str(index), "blank", *[""] * (len(header) - 2)])
+            continue
+        others = result.kept[result.kept != result.fixed]
         pairs = [(result.before.mse, result.after.mse), (result.before.ncc, result.after.ncc)]
         similarity = [f"{values[others].mean():.4f}" for pair in pairs for values in pair]
-        worse = int(np.sum((result.after.mse > result.before.mse) & others))
+        worse = int(np.sum((result.after.mse > result.before.mse)[others]))
         rows.append(
             [
                 str(index),
                 str(result.fixed),
                 *similarity,
-                f"{worse} of {others.sum()}",
-                f"{100 * result.after.folded.mean():.3f}",
-                f"{result.largest_mm.max():.1f}",
+                f"{worse} of {len(others)}",
+                f"{100 * result.after.folded[result.kept].mean():.3f}",
+                f"{result.largest_mm[result.kept].max():.1f}",
             ]
         )
     return header, rows
@@ -105,14 +112,17 @@ def _page(recording: Recording, results: list[Corrected], folder: Path) -> Itera
     yield html.paragraph(f"Frames in the order of {recording.order}.")
     if not recording.spacing_known:
         yield html.paragraph("The files hold no spacing: millimetres are pixels here.")
+    for remark in recording.remarks():
+        yield html.paragraph(f"{remark[0].upper()}{remark[1:]}.")
     yield html.table(*summary_rows(results))
     viewed = [
         Viewed(frames, result.warped, result.fixed, geometry.aspect, _captions(result), result.statuses)
         for frames, result, geometry in zip(recording.frames, results, recording.geometries, strict=True)
     ]
     yield from viewer(viewed, most_bytes=_VIEWER)
-    for index in range(len(results)):
-        yield from _slice(recording, results, index, folder)
+    for index, result in enumerate(results):
+        if result.fixed is not None:
+            yield from _slice(recording, results, index, folder)
 
 
 def _statuses(recording: Recording, results: list[Corrected]) -> Iterator[str]:
@@ -132,13 +142,14 @@ def _statuses(recording: Recording, results: list[Corrected]) -> Iterator[str]:
 
 def _captions(result: Corrected) -> list[str]:
     """A line a frame for the viewer."""
-    columns = zip(result.before.mse, result.after.mse, result.mean_mm, strict=True)
-    return [
-        "the fixed frame"
-        if frame == result.fixed
-        else f"masked MSE {before:.3f} before, {after:.3f} after; mean displacement {length:.1f} mm"
-        for frame, (before, after, length) in enumerate(columns)
-    ]
+    captions = ["of a blank slice: as it came" if result.fixed is None else "blank: as it came"] * len(result.warped)
+    for frame in result.kept:
+        before, after = result.before.mse[frame], result.after.mse[frame]
+        length = result.mean_mm[frame]
+        captions[frame] = f"masked MSE {before:.3f} before, {after:.3f} after; mean displacement {length:.1f} mm"
+    if result.fixed is not None:
+        captions[result.fixed] = "the fixed frame"
+    return captions
 
 
 def _slice(recording: Recording, results: list[Corrected], index: int, folder: Path) -> Iterator[str]:
@@ -149,7 +160,8 @@ def _slice(recording: Recording, results: list[Corrected], index: int, folder: P
     m_mode = draw_m_mode(frames, result.warped, result.inside, line, result.fixed, aspect=geometry.aspect)
     said = "The line lies where the frames move most, along that motion. What moves draws waves, what stays draws stripes."
     yield html.figure(f"{name}, M-mode: a line over time", m_mode, said, kind="jpeg", dpi=dpi)
-    over_time = figures.draw_over_time(frames, result.warped, result.inside, result.fixed, aspect=geometry.aspect)
+    shown = frames[result.kept], result.warped[result.kept], result.inside[result.kept]
+    over_time = figures.draw_over_time(*shown, int(np.searchsorted(result.kept, result.fixed)), aspect=geometry.aspect)
     said = "After: of the frames that show something there."
     yield html.figure(f"{name}, all frames together", over_time, said, kind="jpeg", dpi=dpi)
     curves = {

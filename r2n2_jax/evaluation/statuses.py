@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from r2n2_jax.evaluation.figures import grey_window
 
 STATUSES = ("good", "uncertain", "failed")
+BLANK = "blank"  # of a frame that was not registered
 MOST_SHOWN = 6
 
 

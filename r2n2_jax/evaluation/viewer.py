@@ -26,7 +26,7 @@ class Viewed(NamedTuple):
     Attributes:
         frames: ``[T, H, W]``.
         warped: the same frames, registered.
-        fixed: index of the fixed frame.
+        fixed: index of the fixed frame; None where there is none: the frames are shown in its place.
         aspect: height of a pixel over its width.
         captions: a line a frame.
         statuses: a word a frame; or None.
@@ -34,7 +34,7 @@ class Viewed(NamedTuple):
 
     frames: np.ndarray
     warped: np.ndarray
-    fixed: int
+    fixed: int | None
     aspect: float
     captions: list[str]
     statuses: list[str] | None = None
@@ -86,7 +86,7 @@ def _estimate(slices: list[Viewed], scale: Scale) -> float:
 
 def _embedded(one: Viewed, scale: Scale) -> dict:
     numbers = range(0, len(one.frames), scale.stride)
-    (fixed,) = _pictures(one, one.frames[one.fixed][None], scale.side)
+    fixed = None if one.fixed is None else next(_pictures(one, one.frames[one.fixed][None], scale.side))
     return {
         "numbers": list(numbers),
         "total": len(one.frames),
@@ -103,7 +103,7 @@ def _pictures(one: Viewed, frames: np.ndarray, side: int) -> Iterator[str]:
     """JPEGs in base64, all in the grey values of the slice's own frames."""
     low, high = grey_window(one.frames)
     for frame in frames:
-        grey = np.clip((frame - low) * (255 / max(high - low, np.finfo(np.float32).tiny)), 0, 255).astype(np.uint8)
+        grey = np.clip((frame - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
         image, buffer = PIL.Image.fromarray(grey), io.BytesIO()
         image.resize(_size(one, side), PIL.Image.Resampling.BILINEAR).save(buffer, format="JPEG", quality=_QUALITY)
         yield base64.b64encode(buffer.getvalue()).decode()

@@ -10,11 +10,12 @@ import pydicom
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
-from pydicom.pixels import apply_rescale, get_decoder, iter_pixels
+from pydicom.pixels import apply_color_lut, apply_rescale, get_decoder, iter_pixels, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, JPEGExtended12Bit, generate_uid
 
 from r2n2_jax.errors import InputError
-from r2n2_jax.io.dicom import DicomFrame, DicomSlice, functional_groups
+from r2n2_jax.io.dicom import DicomFrame, functional_groups
+from r2n2_jax.io.dicom_series import DicomSlice
 from r2n2_jax.io.images import read_values
 
 _OF_OLD_PIXELS = (
@@ -25,10 +26,13 @@ _OF_ONE_FRAME = (
     "SOPClassUID", "SOPInstanceUID", "SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation",
 )  # fmt: skip
+_LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as of pictures
 
 
 def read_dicom_pixels(frames: Sequence[DicomFrame]) -> np.ndarray:
     """The frames' pixels ``[T, H, W]`` float32: rescaled, bright where the picture is bright (MONOCHROME1 is turned over).
+
+    Colour becomes luminance.
 
     Raises:
         InputError: where a file is truncated, or of a compression that cannot be read.
@@ -66,9 +70,14 @@ def write_dicom_series(
             found.setdefault(frame.path, []).append((frame, image))
     for path, members in found.items():
         dataset = pydicom.dcmread(path)
+        if dataset.original_encoding == (False, False):
+            _turn_bytes(dataset)
+        _make_grey(dataset)
+        members.sort(key=lambda member: member[0].index or 0)
         stored = np.zeros((len(members), *members[0][1].shape), _stored_type(dataset))
-        for frame, image in members:
-            stored[frame.index or 0] = _to_stored(dataset, frame.index or 0, image)
+        for number, (frame, image) in enumerate(members):
+            stored[number] = _to_stored(dataset, frame.index or 0, image)
+        _keep_frames(dataset, [frame.index or 0 for frame, _ in members])
         if spacing is not None:
             _set_spacing(dataset, spacing)
         _set_pixels(dataset, stored)
@@ -78,9 +87,39 @@ def write_dicom_series(
         kind = dataset.get("ImageType")
         dataset.ImageType = ["DERIVED", "SECONDARY", *(list(kind)[2:] if isinstance(kind, MultiValue) else [])]
         try:
-            dataset.save_as(folder / path.name, enforce_file_format=True)
+            pydicom.dcmwrite(folder / path.name, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(f"{path}: its header cannot be written again: {error}") from error
+
+
+def _turn_bytes(dataset: pydicom.Dataset) -> None:
+    """Of a big-endian file turns the bytes that pydicom writes as they are."""
+    for element in dataset.iterall():
+        size = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}.get(element.VR)
+        if size is not None and element.value and element.keyword not in _OF_OLD_PIXELS:
+            element.value = np.frombuffer(element.value, f">u{size}").astype(f"<u{size}").tobytes()
+
+
+def _make_grey(dataset: pydicom.Dataset) -> None:
+    """Makes the header of a colour file that of its luminance; of a palette, with as many bits as its colours have."""
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        bits = 16 if apply_color_lut(np.zeros((1, 1), np.uint8), dataset).dtype.itemsize > 1 else 8
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = bits, bits, bits - 1, 0
+        for entry in [element.keyword for element in dataset if "PaletteColorLookupTable" in element.keyword]:
+            del dataset[entry]
+    elif dataset.get("SamplesPerPixel", 1) == 1:
+        return
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.pop("PlanarConfiguration", None)
+
+
+def _keep_frames(dataset: pydicom.Dataset, kept: list[int]) -> None:
+    """Of a file of several frames leaves those that are written."""
+    if int(dataset.get("NumberOfFrames") or 1) == len(kept):
+        return
+    dataset.NumberOfFrames = len(kept)
+    if groups := dataset.get("PerFrameFunctionalGroupsSequence"):
+        dataset.PerFrameFunctionalGroupsSequence = [groups[index] for index in kept]
 
 
 def _set_spacing(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> None:
@@ -106,7 +145,11 @@ def _intensities(path: Path, indices: list[int]) -> Iterator[np.ndarray]:
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
         for index, stored in zip(indices, _stored_frames(path, dataset, indices), strict=True):
+            if dataset.PhotometricInterpretation == "PALETTE COLOR":
+                stored = apply_color_lut(stored, dataset)[..., :3]
             pixels = stored.astype(np.float64)
+            if pixels.ndim == 3:
+                pixels = pixels @ _LUMA
             if dataset.PhotometricInterpretation == "MONOCHROME1":
                 pixels = _turned_over(dataset, pixels)
             yield apply_rescale(pixels, _rescale_group(dataset, index))
@@ -121,6 +164,9 @@ def _stored_frames(path: Path, dataset: pydicom.Dataset, indices: list[int]) -> 
         return iter_pixels(pydicom.dcmread(path), indices=indices)
     if syntax == JPEGExtended12Bit or (syntax.is_compressed and not get_decoder(syntax).is_available):
         return _decoded_by_itk(path, indices)
+    if not syntax.is_compressed and dataset.PhotometricInterpretation == "YBR_FULL_422":
+        # One by one pydicom takes these frames for larger ones than they are.
+        return iter(pixel_array(path).reshape(-1, dataset.Rows, dataset.Columns, 3)[indices])
     # From the file itself pydicom decodes with few bytes in memory, and of a truncated one without a warning.
     return iter_pixels(path, indices=indices)
 
@@ -130,7 +176,9 @@ def _decoded_by_itk(path: Path, indices: list[int]) -> Iterator[np.ndarray]:
     whole = pydicom.dcmread(path)
     frame = pydicom.Dataset()
     frame.file_meta = whole.file_meta
-    frame.PhotometricInterpretation = "MONOCHROME2"
+    frame.PhotometricInterpretation = "MONOCHROME2" if whole.get("SamplesPerPixel", 1) == 1 else "RGB"
+    if "PlanarConfiguration" in whole:
+        frame.PlanarConfiguration = whole.PlanarConfiguration
     for name in _OF_ONE_FRAME:
         setattr(frame, name, whole[name].value)
     with tempfile.TemporaryDirectory() as folder:

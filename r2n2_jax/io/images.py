@@ -12,7 +12,8 @@ import SimpleITK as sitk
 
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.geometry import Geometry, pixel_grid, to_physical_mm
-from r2n2_jax.io.whole import check_whole, count_not_finite, nifti_shape
+from r2n2_jax.io.stacks import read_without_alpha
+from r2n2_jax.io.whole import check_whole, count_not_finite, nifti_angle, nifti_shape
 
 
 class Image(NamedTuple):
@@ -36,11 +37,17 @@ class Image(NamedTuple):
 _LEAST_PIXELS = 8
 _VALUES_AT_ONCE = 1 << 23  # of a long file: compressed ones are decoded from their beginning for every part
 
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what is wrong with a file is said in one line, by us
+
 ImageLike = np.ndarray | sitk.Image | Image
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: Path, *, blank: bool = False) -> Image:
     """Reads one 2D or 3D image of any format that SimpleITK knows; colour becomes luminance.
+
+    Args:
+        path: the file.
+        blank: let a constant image through.
 
     Raises:
         InputError: where the file is missing, not an image, a series, not finite, or constant.
@@ -59,7 +66,7 @@ def read_image(path: Path) -> Image:
     pixels = sitk.GetArrayFromImage(image).astype(np.float32).reshape(geometry.shape)
     if len(geometry.axes) == 3 and min(geometry.shape) < _LEAST_PIXELS:
         raise InputError(f"{path}: a volume of size {geometry.size}, x, y, slice; take one of its slices")
-    check_pixels(pixels, str(path))
+    (check_values if blank else check_pixels)(pixels, str(path))
     return Image(pixels, geometry, str(path), kind)
 
 
@@ -86,7 +93,7 @@ def read_frames(path: Path) -> tuple[np.ndarray, Geometry]:
     for first, part in _parts(path, reader, shape):
         for frame, slice_ in np.ndindex(part.shape[:2]):
             pixels[first + frame, slice_] = part[frame, slice_]
-            check_pixels(pixels[first + frame, slice_], f"{path} (slice {slice_}, frame {first + frame})")
+            check_values(pixels[first + frame, slice_], f"{path} (slice {slice_}, frame {first + frame})")
     return pixels, geometry
 
 
@@ -106,12 +113,13 @@ def read_labels(path: Path) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def read_mask(path: Path, geometries: Sequence[Geometry]) -> list[np.ndarray]:
+def read_mask(path: Path, geometries: Sequence[Geometry], *, needed: Sequence[bool] | None = None) -> list[np.ndarray]:
     """Reads the mask of one image or of a recording's slices: bool arrays, True where the file is not zero.
 
     Args:
         path: an image file; axes of one pixel may be missing.
         geometries: of the images it belongs to.
+        needed: the slices that it must say something of; by default all.
 
     Raises:
         InputError: where the file is missing, not an image, of another size, zero in all of a slice, or lies elsewhere.
@@ -130,7 +138,7 @@ def read_mask(path: Path, geometries: Sequence[Geometry]) -> list[np.ndarray]:
             raise InputError(f"{path}: the mask lies elsewhere, {own}; what it belongs to has {first}")
     masks = list(values.reshape(shape) != 0)
     for index, mask in enumerate(masks):
-        if not mask.any():
+        if not mask.any() and (needed is None or needed[index]):
             raise InputError(f"{path}: a mask that is zero everywhere" + (f" in slice {index}" if len(masks) > 1 else ""))
     return masks
 
@@ -141,12 +149,21 @@ def check_pixels(pixels: np.ndarray, name: str) -> None:
     Raises:
         InputError: where pixels are not finite, all the same, or fewer than 8 along an axis.
     """
+    check_values(pixels, name)
+    if pixels.min() == pixels.max():
+        raise InputError(f"{name}: constant, every pixel is {pixels.flat[0]:g}; there is nothing to register")
+
+
+def check_values(pixels: np.ndarray, name: str) -> None:
+    """Refuses what is no frame of a series; a constant one is.
+
+    Raises:
+        InputError: where pixels are not finite, or fewer than 8 along an axis.
+    """
     if min(pixels.shape) < _LEAST_PIXELS:
         raise InputError(f"{name}: of shape {pixels.shape}; at least {_LEAST_PIXELS} pixels along every axis are needed")
     if not np.isfinite(pixels).all():
         raise _not_finite(name, np.count_nonzero(~np.isfinite(pixels)))
-    if pixels.min() == pixels.max():
-        raise InputError(f"{name}: constant, every pixel is {pixels.flat[0]:g}; there is nothing to register")
 
 
 def as_image(image: ImageLike, name: str) -> Image:
@@ -202,15 +219,25 @@ def _open_2d_t(path: Path) -> tuple[sitk.ImageFileReader, Geometry, tuple[int, .
     reader = _open(path)
     if reader.GetNumberOfComponents() != 1:
         raise InputError(f"{path}: {reader.GetNumberOfComponents()} values per pixel; a grey series is needed")
-    shape = tuple(reversed(reader.GetSize()))
+    geometry = _squeezed(_geometry(reader))
+    shape = tuple(reversed(geometry.size))
     if len(shape) == 3:
         shape = (shape[0], 1, *shape[1:])
     if len(shape) != 4:
         raise InputError(f"{path}: {len(shape)}D; a series has the axes x, y, slice, frame, or x, y, frame")
     # Of one frame ITK drops the last axis, and the slices would pass for frames.
-    if shape[0] < 2 or (_is_nifti(reader) and nifti_shape(path)[3:4] == (1,)):
+    if shape[0] < 2 or (_is_nifti(reader) and set(nifti_shape(path)[3:]) == {1}):
         raise InputError(f"{path}: a series of one frame; at least two frames are needed")
-    return reader, _geometry(reader), shape
+    return reader, geometry, shape
+
+
+def _squeezed(geometry: Geometry) -> Geometry:
+    """Without the axes of one pixel between the slices' and the last."""
+    count = len(geometry.size)
+    kept = [axis for axis in range(count) if axis in (0, 1, 2, count - 1) or geometry.size[axis] > 1]
+    size, spacing, origin = (tuple(np.take(values, kept).tolist()) for values in geometry[:3])
+    direction = np.reshape(geometry.direction, (count, count))[np.ix_(kept, kept)]
+    return Geometry(size, spacing, origin, tuple(direction.ravel().tolist()))
 
 
 def _parts(path: Path, reader: sitk.ImageFileReader, shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
@@ -235,7 +262,8 @@ def _place(image: sitk.Image, geometry: Geometry) -> None:
 
 
 def _read(path: Path) -> sitk.Image:
-    return _execute(path, _open(path))
+    grey = read_without_alpha(path)
+    return _execute(path, _open(path)) if grey is None else sitk.GetImageFromArray(grey)
 
 
 def _open(path: Path) -> sitk.ImageFileReader:
@@ -266,6 +294,11 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError, EOFError, ValueError, SyntaxError, zlib.error) as error:
+        if "orthonormal" in str(error):
+            raise InputError(
+                f"{path}: its sform is sheared (axes {nifti_angle(path):.1f} degrees apart), and it has no qform; right angles "
+                "are needed: resample it to such a grid, or give it a qform"
+            ) from error
         raise InputError(f"{path}: not an image that can be read (truncated, or not of a known format)") from error
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from r2n2_jax.io.dicom import DicomSlice, OrderBy
+from r2n2_jax.io.dicom import OrderBy
+from r2n2_jax.io.dicom_series import DicomSlice
 
 _ASKED: tuple[OrderBy, ...] = ("trigger-time", "acquisition-time", "temporal-position")
 _MOST_FRAMES_APART = 0.5

@@ -54,6 +54,13 @@ def nifti_shape(path: Path) -> tuple[int, ...]:
     return _nifti(path).shape
 
 
+def nifti_angle(path: Path) -> float:
+    """The angle between two of a NIfTI file's axes in space that is farthest from a right one, degrees."""
+    axes = _nifti(path).affine[:3, :3]
+    cosines = np.triu(axes.T @ axes / np.outer(*[np.linalg.norm(axes, axis=0)] * 2), 1)
+    return float(np.degrees(np.arccos(cosines.flat[np.argmax(np.abs(cosines))])))
+
+
 def _nifti(path: Path) -> SpatialImage:
     """The file's header, without the words that nibabel prints of entries which it puts right."""
     try:
