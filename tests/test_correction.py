@@ -101,7 +101,7 @@ def test_frames_points_and_parameters_are_those_of_the_result(corrected, moving_
     described = json.loads((folder / "parameters.json").read_text())
     assert [one["fixed_frame"] for one in described] == [3, 3]
     assert len(described[0]["frames"]) == FRAMES
-    assert sum(len(value) for value in described[0]["frames"][0][0].values()) == 7
+    assert sum(len(value) for value in described[0]["frames"][0]["transformations"][0].values()) == 7
     carried = read_landmarks(folder / "points.csv", slices=SLICES)[1]
     field = sitk.ReadImage(str(folder / "fields" / "slice_1" / "frame_0009.nii.gz"))
     start = np.array([22.5, 27.0])  # in the fixed frame, 3
@@ -154,8 +154,8 @@ def test_blank_frames_are_named_in_what_is_written(with_blanks):
         field = sitk.ReadImage(str(folder / "fields" / "slice_0" / f"frame_{frame:04d}.nii.gz"))
         assert (np.abs(sitk.GetArrayFromImage(field)).max() > 0.1) == moved
     described = json.loads((folder / "parameters.json").read_text())
-    assert described[0]["frames"][5] == []
-    assert described[0]["frames"][6] != []
+    assert described[0]["frames"][5]["transformations"] == []
+    assert described[0]["frames"][6]["transformations"] != []
     assert [one["fixed_frame"] for one in described] == [results[0].fixed, results[1].fixed, None]
     assert recording.remarks()[0][1:] in (folder / "report.html").read_text()
     assert summary_rows(results)[1][2][1] == "blank"

@@ -25,6 +25,7 @@ from r2n2_jax.registration.registrar import REFINE, Registrar, Start
 from r2n2_jax.registration.result import CONVENTION, Registration
 
 FixedFrame = int | Literal["mean-position", "mean-intensity"]
+_NOTHING = {"matrix": np.eye(2).tolist(), "offset": [0.0, 0.0], "transformations": []}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +234,7 @@ def _among_all(found: Corrected, frames: np.ndarray) -> Corrected:
         mean_mm=spread(found.mean_mm, 0.0),
         before=Metrics(*map(spread, found.before)),
         after=Metrics(*map(spread, found.after)),
-        parameters=spread_list(found.parameters, {"transformations": []}),
+        parameters=spread_list(found.parameters, _NOTHING),
         points=spread(found.points),
         statuses=None if found.statuses is None else spread_list(found.statuses, BLANK),
     )
