@@ -280,6 +280,28 @@ def test_a_sheared_sform_is_told_of_where_no_qform_is_there(qform, tmp_path, cap
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".img"])
+@pytest.mark.parametrize("shear", [9e-5, 1.1e-4])
+def test_a_sform_is_sheared_where_itk_says_so(shear, suffix, tmp_path, capfd):
+    affine = np.array([[0, -1.5 * shear, -8, 70], [0, -1.5, 0, 70], [1.5, 0, 0, -30], [0, 0, 0, 1]])
+    kind = nibabel.Nifti1Pair if suffix == ".img" else nibabel.Nifti1Image
+    image = kind(ramp(12, 14, 1, 3), None)
+    image.set_sform(affine, 1)
+    image.set_qform(None, 0)
+    image.header.set_zooms((1.5, 1.5, 8, 1))
+    path = tmp_path / f"a{suffix}"
+    nibabel.save(image, path)
+    if shear < 1e-4:
+        sitk.ReadImage(str(path))
+        assert read_frames(path)[0].shape == (3, 1, 14, 12)
+    else:
+        with pytest.raises(RuntimeError, match="orthonormal"):
+            sitk.ReadImage(str(path))
+        with pytest.raises(InputError, match=r"its sform is sheared \(axes 89.99 degrees apart\)"):
+            read_frames(path)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
 def test_axes_of_one_pixel_are_squeezed(suffix, tmp_path):
     """x, y, 1, 1, frame; a fourth axis of two pixels is none that can be left out."""

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.geometry import Geometry, pixel_grid, to_physical_mm
 from r2n2_jax.io.stacks import read_without_alpha
-from r2n2_jax.io.whole import check_whole, count_not_finite, nifti_angle, nifti_shape
+from r2n2_jax.io.whole import check_whole, count_not_finite, nifti_shape, sheared_angle
 
 
 class Image(NamedTuple):
@@ -36,8 +36,6 @@ class Image(NamedTuple):
 
 _LEAST_PIXELS = 8
 _VALUES_AT_ONCE = 1 << 23  # of a long file: compressed ones are decoded from their beginning for every part
-
-sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what is wrong with a file is said in one line, by us
 
 ImageLike = np.ndarray | sitk.Image | Image
 
@@ -276,6 +274,13 @@ def _open(path: Path) -> sitk.ImageFileReader:
     reader.SetFileName(str(path))
     with _readable(path):
         check_whole(path)
+        angle = sheared_angle(path)  # ITK prints a warning before it refuses
+    if angle is not None:
+        raise InputError(
+            f"{path}: its sform is sheared (axes {angle:.4g} degrees apart), and it has no qform; right angles are needed: "
+            "resample it to such a grid, or give it a qform"
+        )
+    with _readable(path):
         reader.ReadImageInformation()
         if _is_nifti(reader):
             bad = count_not_finite(path)
@@ -294,11 +299,6 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError, EOFError, ValueError, SyntaxError, zlib.error) as error:
-        if "orthonormal" in str(error):
-            raise InputError(
-                f"{path}: its sform is sheared (axes {nifti_angle(path):.1f} degrees apart), and it has no qform; right angles "
-                "are needed: resample it to such a grid, or give it a qform"
-            ) from error
         raise InputError(f"{path}: not an image that can be read (truncated, or not of a known format)") from error
 
 

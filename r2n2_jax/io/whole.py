@@ -17,6 +17,8 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 from PIL import Image, UnidentifiedImageError
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
+_ITK_TOLERANCE = 1e-4  # of the products of directions
 _TIFF_ORDERS = {b"II*\0": "little", b"MM\0*": "big"}
 _META_HEADER_BYTES = 1 << 16
 _META_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "DOUBLE": 8}
@@ -54,10 +56,28 @@ def nifti_shape(path: Path) -> tuple[int, ...]:
     return _nifti(path).shape
 
 
-def nifti_angle(path: Path) -> float:
-    """The angle between two of a NIfTI file's axes in space that is farthest from a right one, degrees."""
-    axes = _nifti(path).affine[:3, :3]
-    cosines = np.triu(axes.T @ axes / np.outer(*[np.linalg.norm(axes, axis=0)] * 2), 1)
+def sheared_angle(path: Path) -> float | None:
+    """Of a NIfTI file that ITK cannot place, for its sform is sheared and it has no qform: the angle between two axes, degrees.
+
+    Returns:
+        the angle that is farthest from a right one; None of any other file.
+
+    Raises:
+        OSError, EOFError, ValueError: where the header cannot be read.
+    """
+    if not path.name.lower().endswith(_NIFTI):
+        return None
+    image = _nifti(path)
+    if not isinstance(image, nibabel.Nifti1Pair) or image.header["qform_code"] > 0 or image.header["sform_code"] <= 0:
+        return None
+    axes = image.header.get_sform()[:3, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    if not ((lengths > 0) & np.isfinite(lengths)).all():
+        return None  # no axes at all: ITK says so
+    directions = axes / lengths
+    if np.abs(directions @ directions.T - np.eye(3)).max() <= _ITK_TOLERANCE:
+        return None
+    cosines = np.triu(directions.T @ directions, 1)
     return float(np.degrees(np.arccos(cosines.flat[np.argmax(np.abs(cosines))])))
 
 
