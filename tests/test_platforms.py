@@ -14,6 +14,7 @@ from r2n2_jax.config import PRESETS, PhantomConfig
 from r2n2_jax.data.dataset import _phantom_batch
 from r2n2_jax.io.geometry import same_place
 from r2n2_jax.models.r2n2 import init_params
+from r2n2_jax.ops.affine import Affine
 from r2n2_jax.ops.gaussian import Gaussians
 from r2n2_jax.registration import levenberg_marquardt, sequence
 from r2n2_jax.registration.sequence import View
@@ -69,9 +70,17 @@ def test_search(refine, on_an_accelerator):
 
 def test_view_and_field():
     images = floats(2, 100, 90)
-    mask = jax.ShapeDtypeStruct((100, 90), jnp.bool_)
+    mask = jax.ShapeDtypeStruct((2, 100, 90), jnp.bool_)
     lowered(sequence.view, images, images, mask, shape=(64, 64), devices=mesh(1))
-    lowered(sequence._applied, gaussians(2, 8), images, same_place(2), shape=(100, 90), devices=mesh(1))
+    affine = Affine(floats(2, 2, 2), floats(2, 2))
+    lowered(sequence._moved, images, affine, devices=mesh(1))
+    lowered(sequence._applied, gaussians(2, 8), images, affine, same_place(2), shape=(100, 90), devices=mesh(1))
+
+
+def test_start():
+    pairs = View(*(floats(2, 64, 64, 1),) * 2, None)
+    wanted = jax.ShapeDtypeStruct((2,), jnp.bool_)
+    lowered(sequence._started, pairs, wanted, floats(2), kind="affine", devices=mesh(1))
 
 
 def test_refinement(on_an_accelerator):

@@ -21,8 +21,9 @@ from r2n2_jax.io.geometry import Geometry, points_to_px, to_px
 from r2n2_jax.io.images import write_displacement, write_image
 from r2n2_jax.io.landmarks import landmark_names, place_landmarks, write_landmarks
 from r2n2_jax.io.recording import Recording
-from r2n2_jax.registration.registrar import REFINE, Registrar, Start
+from r2n2_jax.registration.registrar import REFINE, Registrar
 from r2n2_jax.registration.result import CONVENTION, Registration
+from r2n2_jax.registration.search import Start
 
 FixedFrame = int | Literal["mean-position", "mean-intensity"]
 _NOTHING = {"matrix": np.eye(2).tolist(), "offset": [0.0, 0.0], "transformations": []}

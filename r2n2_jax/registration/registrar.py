@@ -4,14 +4,12 @@ Images are ``[*spatial]``, of any range, NumPy in and out.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from r2n2_jax.config import Config, Precision
@@ -19,28 +17,19 @@ from r2n2_jax.data.fixed_frame import mean_position_frame
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.geometry import Placement, placement, same_grid
 from r2n2_jax.io.images import Image, ImageLike, as_image, check_pixels
-from r2n2_jax.ops.affine import Affine, identity
-from r2n2_jax.ops.gaussian import Gaussians
 from r2n2_jax.pretrained import package
 from r2n2_jax.pretrained.checkpoints import Checkpoints
-from r2n2_jax.registration import sequence
 from r2n2_jax.registration.result import Registration
-from r2n2_jax.registration.sequence import Found, View, apply, find, move, place, views
-from r2n2_jax.registration.start import Kind, evidence
+from r2n2_jax.registration.search import Asked, Start, outer, search
+from r2n2_jax.registration.sequence import apply, place
 from r2n2_jax.runtime.devices import chunks, in_chunks
 
 REFINE = 10  # steps of refinement where no other number is asked for
-Start = Literal["auto", "none"] | Kind
 
 _AT_ONCE = {"cpu": 5}  # pairs that a device registers together; as many as a B-spline is fitted to
 _ACCELERATORS_AT_ONCE = 16
 _MOST_PIXELS = 1 << 23  # of all pairs together: fields and pictures of many cores' pairs would fill the memory
 _LEAST_OVERLAP = 0.25
-_SURE = 0.995  # a correlation above which no other start is looked for
-_DEVIATIONS = 2.8  # by which its correlation must be above what chance would find
-_WITHIN_REACH = 0.5  # how far the evidence of another start alone may be below that of what was found without it
-_LEAST_CORRELATION = 0.8  # with another start: images of two kinds match by chance somewhere
-_CHANCE = 0.1  # by how much it must be above in the end: three standard deviations, neighbours being alike
 
 
 class Registrar:
@@ -96,11 +85,11 @@ class Registrar:
             pixels = pixels.reshape(moving.geometry.size[::-1])
             compared, covered = map(np.asarray, place(pixels, placed, shape=fixed.pixels.shape))
             mask = _checked_overlap(fixed, moving, compared, covered, mask)
-        spacing = np.take(fixed.geometry.spacing, fixed.geometry.axes)
-        mask = None if mask is None else mask[None]
-        gaussians, affine = self._find(fixed.pixels[None], compared[None], steps, refine, start, spacing, mask)
+        asked = Asked(steps, refine, start, np.take(fixed.geometry.spacing, fixed.geometry.axes))
+        pair = fixed.pixels[None], compared[None], None if mask is None else mask[None]
+        gaussians, affine = search(self.params, self.config.model, *pair, asked)
         applied = apply(gaussians, pixels[None], affine, placed, shape=fixed.pixels.shape)
-        parts = applied, _outer(gaussians, affine), affine
+        parts = applied, outer(gaussians, affine), affine
         applied, gaussians, affine = jax.tree.map(lambda array: np.asarray(array[0]), parts)
         return Registration(*applied, gaussians, affine, compared, covered, len(gaussians.weight), geometry=fixed.geometry)
 
@@ -147,8 +136,8 @@ class Registrar:
         start: Start = "auto",
     ) -> Registration:
         """Registers many pairs ``[N, *spatial]`` that were checked already; every array has the axis ``N`` in front."""
-        at_once = _at_once(fixed.shape[1:])
-        return in_chunks(lambda *pairs: self._register(*pairs, steps, refine, start), fixed, moving, at_once=at_once)
+        asked = Asked(steps, refine, start)
+        return in_chunks(lambda *pairs: self._register(*pairs, asked), fixed, moving, at_once=_at_once(fixed.shape[1:]))
 
     def register_chunks(
         self,
@@ -169,66 +158,16 @@ class Registrar:
 
         def register(*pairs: np.ndarray) -> Registration:
             masks = None if mask is None else np.broadcast_to(mask, pairs[0].shape)
-            return self._register(*pairs, steps, refine, start, spacing, masks)
+            return self._register(*pairs, Asked(steps, refine, start, spacing), masks)
 
         return chunks(register, fixed, moving, at_once=_at_once(fixed.shape[1:]))
 
-    def _register(
-        self,
-        fixed: np.ndarray,
-        moving: np.ndarray,
-        steps: int | None,
-        refine: int,
-        start: Start,
-        spacing: Sequence[float] | None = None,
-        mask: np.ndarray | None = None,
-    ) -> Registration:
+    def _register(self, fixed: np.ndarray, moving: np.ndarray, asked: Asked, mask: np.ndarray | None = None) -> Registration:
         """Pairs ``[N, *spatial]`` on one grid."""
-        gaussians, affine = self._find(fixed, moving, steps, refine, start, spacing, mask)
+        gaussians, affine = search(self.params, self.config.model, fixed, moving, mask, asked)
         applied = apply(gaussians, moving, affine, shape=fixed.shape[1:])
         covered = np.broadcast_to(True, moving.shape)
-        return Registration(*applied, _outer(gaussians, affine), affine, moving, covered, gaussians.weight.shape[1])
-
-    def _find(
-        self,
-        fixed: np.ndarray,
-        moving: np.ndarray,
-        steps: int | None,
-        refine: int,
-        start: Start,
-        spacing: Sequence[float] | None,
-        mask: np.ndarray | None,
-    ) -> tuple[Gaussians, Affine]:
-        """The local transformations of pairs ``[N, *spatial]``, and the affine maps that they start from."""
-        model = self.config.model
-        count = model.steps if steps is None else steps
-        if count < 1:
-            raise InputError(f"{count} steps; at least one is needed")
-        if refine < 0:
-            raise InputError(f"{refine} steps of refinement; none (0) or more are needed")
-        found_in = functools.partial(find, self.params, model, steps=count, refine=refine)
-        seen = views(model, fixed, moving, mask, refine=refine)
-        found, nothing = found_in(seen), identity(len(fixed), model.ndim)
-        if start == "none" or (start == "auto" and not refine):
-            return found.gaussians, nothing
-        wanted = np.asarray(found.correlation) < (_SURE if start == "auto" else np.inf)
-        if not wanted.any():
-            return found.gaussians, nothing
-        extent = (np.array(fixed.shape[:0:-1]) - 1) * (1.0 if spacing is None else np.asarray(spacing)[: model.ndim])
-        kind = "affine" if start == "auto" else start
-        started = sequence.start(seen[0], wanted, extent.astype(np.float32), kind=kind)
-        before = _evidence(found, seen[0])
-        if start == "auto":
-            wanted &= np.asarray(started.significance) > _DEVIATIONS
-            wanted &= np.asarray(evidence(started.correlation, started.overlap)) > before - _WITHIN_REACH
-            if not wanted.any():
-                return found.gaussians, nothing
-        moved, there = move(moving, started.affine)
-        again = found_in(views(model, fixed, moved, there if mask is None else there & mask, refine=refine))
-        better = wanted
-        if start == "auto":
-            better &= (_evidence(again, seen[0]) > before + _CHANCE) & (np.asarray(again.correlation) > _LEAST_CORRELATION)
-        return jax.tree.map(functools.partial(_where, better), (again.gaussians, started.affine), (found.gaussians, nothing))
+        return Registration(*applied, outer(gaussians, affine), affine, moving, covered, gaussians.weight.shape[1])
 
     def _check(self, image: np.ndarray, name: str) -> None:
         if image.ndim != self.config.model.ndim:
@@ -303,20 +242,6 @@ def _checked_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if not mask.any():
         raise InputError("a mask that is zero everywhere; the pixels that count are not zero")
     return mask
-
-
-def _outer(gaussians: Gaussians, affine: Affine) -> Gaussians:
-    """The local transformations as they add to the affine map: ``A (x + l(x)) + b`` is ``A x + b`` plus ``A l(x)``."""
-    return gaussians._replace(weight=jnp.einsum("nij,ntj->nti", affine.matrix, gaussians.weight))
-
-
-def _evidence(found: Found, seen: View) -> np.ndarray:
-    pixels = math.prod(seen.fixed.shape[1:-1])
-    return np.asarray(evidence(found.correlation, found.compared / pixels))
-
-
-def _where(condition: np.ndarray, chosen: Any, other: Any) -> Any:
-    return jnp.where(condition.reshape(-1, *(1,) * (chosen.ndim - 1)), chosen, other)
 
 
 def _at_once(shape: tuple[int, ...]) -> int:

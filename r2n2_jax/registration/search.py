@@ -1,0 +1,109 @@
+"""What is found for pairs ``[N, *spatial]`` on one grid: local transformations, and the affine maps that they start from."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r2n2_jax.config import ModelConfig
+from r2n2_jax.errors import InputError
+from r2n2_jax.ops.affine import Affine, identity
+from r2n2_jax.ops.gaussian import Gaussians
+from r2n2_jax.registration import sequence
+from r2n2_jax.registration.sequence import Found, View
+from r2n2_jax.registration.start import Kind, evidence
+
+Start = Literal["auto", "none"] | Kind
+
+_SURE = 0.995  # a correlation above which no other start is looked for
+_DEVIATIONS = 2.8  # by which a start's correlation must be above what chance would find
+_WITHIN_REACH = 0.5  # how far the evidence of a start alone may be below that of what was found without it
+_LEAST_CORRELATION = 0.8  # with another start: images of two kinds match by chance somewhere
+_CHANCE = 0.1  # by how much the evidence must be above in the end
+
+
+class Asked(NamedTuple):
+    """How pairs are registered.
+
+    Attributes:
+        steps: local transformations; None: as many as in training.
+        refine: Levenberg-Marquardt steps on them.
+        start: what may come before them.
+        spacing: of the pixels, in ``(x, y[, z])`` order; None: the same along all axes.
+    """
+
+    steps: int | None
+    refine: int
+    start: Start = "auto"
+    spacing: Sequence[float] | None = None
+
+
+def search(
+    params: Any, model: ModelConfig, fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | None, asked: Asked
+) -> tuple[Gaussians, Affine]:
+    """Registers pairs; where they do not match, again from another start, which is kept where they match better by it.
+
+    Args:
+        params: the network's weights.
+        model: its architecture.
+        fixed: ``[N, *spatial]``; ``N`` is 1 or a multiple of the devices.
+        moving: the same shape.
+        mask: ``[N, *spatial]`` bool, the fixed images' pixels that count; by default all.
+        asked: how.
+
+    Raises:
+        InputError: where a number of steps is none.
+    """
+    count = model.steps if asked.steps is None else asked.steps
+    if count < 1:
+        raise InputError(f"{count} steps; at least one is needed")
+    if asked.refine < 0:
+        raise InputError(f"{asked.refine} steps of refinement; none (0) or more are needed")
+    find = functools.partial(sequence.find, params, model, steps=count, refine=asked.refine)
+    views = functools.partial(sequence.views, model, fixed, refine=asked.refine)
+    seen = views(moving, mask)
+    found, nothing = find(seen), identity(len(fixed), model.ndim)
+    by_itself = asked.start == "auto"
+    if asked.start == "none" or (by_itself and not asked.refine):
+        return found.gaussians, nothing
+    wanted = np.asarray(found.correlation) < (_SURE if by_itself else np.inf)
+    if not wanted.any():
+        return found.gaussians, nothing
+    started = sequence.start(
+        seen[0], wanted, _extent(fixed.shape[1:], asked.spacing), kind="affine" if by_itself else asked.start
+    )
+    before = _evidence(found, seen[0])
+    if by_itself:
+        wanted &= np.asarray(started.significance) > _DEVIATIONS
+        wanted &= np.asarray(evidence(started.correlation, started.overlap)) > before - _WITHIN_REACH
+        if not wanted.any():
+            return found.gaussians, nothing
+    moved, there = sequence.move(moving, started.affine)
+    again = find(views(moved, there if mask is None else there & mask))
+    if by_itself:
+        wanted &= (_evidence(again, seen[0]) > before + _CHANCE) & (np.asarray(again.correlation) > _LEAST_CORRELATION)
+    return jax.tree.map(functools.partial(_where, wanted), (again.gaussians, started.affine), (found.gaussians, nothing))
+
+
+def outer(gaussians: Gaussians, affine: Affine) -> Gaussians:
+    """The local transformations as they add to the affine map: ``A (x + l(x)) + b`` is ``A x + b`` plus ``A l(x)``."""
+    return gaussians._replace(weight=jnp.einsum("nij,ntj->nti", affine.matrix, gaussians.weight))
+
+
+def _extent(shape: tuple[int, ...], spacing: Sequence[float] | None) -> np.ndarray:
+    """How far images reach along every component, in the spacing's unit."""
+    pixels = np.array(shape[::-1], np.float32) - 1.0
+    return pixels if spacing is None else pixels * np.asarray(spacing, np.float32)[: len(shape)]
+
+
+def _evidence(found: Found, seen: View) -> np.ndarray:
+    pixels = math.prod(seen.fixed.shape[1:-1])
+    return np.asarray(evidence(found.correlation, found.compared / pixels))
+
+
+def _where(condition: np.ndarray, chosen: Any, other: Any) -> Any:
+    return jnp.where(condition.reshape(-1, *(1,) * (chosen.ndim - 1)), chosen, other)
