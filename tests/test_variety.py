@@ -32,7 +32,8 @@ def test_pairs_are_standardised_and_decided_by_the_key(key, images):
     fixed, moving = varied(key, images)
     chex.assert_shape([fixed, moving], (32, 32, 32, 1))
     for each in (fixed, moving):
-        np.testing.assert_allclose(each.mean((1, 2, 3)), 0.0, atol=0.2)  # outliers are cut before and after
+        # Outliers are cut before and after, and a background counts no more than the rest.
+        np.testing.assert_allclose(each.mean((1, 2, 3)), 0.0, atol=0.25)
         np.testing.assert_allclose(each.std((1, 2, 3)), 1.0, atol=0.5)
     chex.assert_trees_all_equal(varied(key, images), (fixed, moving))
     assert not np.allclose(fixed[0], fixed[1], atol=0.1)
