@@ -440,3 +440,18 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
         write_json(tmp_path / "a.json", {"a": float("nan")})
     assert (tmp_path / "a.json").read_text() == '{\n  "a": 1\n}\n'
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_dots_per_inch_are_no_place(suffix, tmp_path):
+    """The same picture at another density lies on the same grid; the control, a NIfTI file with spacing, keeps it."""
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 40), dtype=np.uint8)
+    for dpi in (72, 300):
+        PIL.Image.fromarray(pixels).save(tmp_path / f"{dpi}{suffix}", dpi=(dpi, dpi))
+    first, second = (images.read_image(tmp_path / f"{dpi}{suffix}") for dpi in (72, 300))
+    assert first.geometry == second.geometry
+    assert not first.geometry.is_placed
+    placed = sitk.GetImageFromArray(pixels)
+    placed.SetSpacing((0.5, 0.7))
+    sitk.WriteImage(placed, str(tmp_path / "a.nii"))
+    assert images.read_image(tmp_path / "a.nii").geometry.spacing == pytest.approx((0.5, 0.7))

@@ -13,7 +13,7 @@ from r2n2_jax.evaluation.cases import phantom_patients
 from r2n2_jax.evaluation.methods import Outcome
 from r2n2_jax.evaluation.metrics import concatenate, measure
 from r2n2_jax.evaluation.tables import table_1
-from r2n2_jax.io.landmarks import read_landmarks, write_landmarks
+from r2n2_jax.io.landmarks import place_landmarks, read_landmarks, write_landmarks
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import inside, warp
 from r2n2_jax.ops.warp import sample as sample_image
@@ -165,3 +165,12 @@ def test_landmark_files_that_are_wrong(text, message, tmp_path):
     assert str(path) in str(caught.value)
     with pytest.raises(InputError, match=r"missing.csv: no such file"):
         read_landmarks(tmp_path / "missing.csv")
+
+
+def test_slices_of_different_lengths_have_their_own_landmarks(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("slice,frame,point,x_mm,y_mm\n0,0,a,1,1\n1,25,a,2,2\n")
+    found = place_landmarks(path, [20, 30], [(10, 10)] * 2, [(1.0, 1.0)] * 2)
+    assert [len(found[number]) for number in (0, 1)] == [20, 30]
+    with pytest.raises(InputError, match=r"frame 25 of slice 1; the series has the frames 0 to 24"):
+        place_landmarks(path, [20, 25], [(10, 10)] * 2, [(1.0, 1.0)] * 2)

@@ -8,6 +8,7 @@ from dicom_files import stored_values, write_enhanced, write_series, write_singl
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
 from r2n2_jax.errors import InputError
+from r2n2_jax.io.dicom import _seconds
 from r2n2_jax.io.images import read_mask
 from r2n2_jax.io.recording import read_recording
 
@@ -468,3 +469,24 @@ def test_every_slice_has_its_own_times(stored, tmp_path):
     recording = read_recording(tmp_path)
     for number, times in enumerate(recording.times):
         np.testing.assert_allclose(times, 0.04 * (1 + number) * np.arange(FRAMES), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1230", 45000.0), ("12", 43200.0), ("123015.5", 45015.5), ("256000", None), ("x", None)]
+)
+def test_times_may_lack_seconds_and_may_be_none(text, seconds):
+    found = _seconds(text)
+    assert found is None if seconds is None else found == pytest.approx(seconds)
+
+
+def test_files_of_several_frames_without_numbers_are_ordered_by_their_times(stored, tmp_path):
+    """Two entries decide, and the number in the file is the same for several frames."""
+    for number, part in enumerate((stored[:2, 0], stored[2:4, 0])):
+        write_enhanced(tmp_path / f"{number}.dcm", part, delays=[40.0 * (2 * number + t) for t in range(2)])
+        dataset = pydicom.dcmread(tmp_path / f"{number}.dcm")
+        for t, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            content = pydicom.Dataset()
+            content.TemporalPositionIndex = 1 + 2 * number + t
+            group.FrameContentSequence = pydicom.Sequence([content])
+        dataset.save_as(tmp_path / f"{number}.dcm")
+    np.testing.assert_array_equal(read_recording(tmp_path).frames[0], stored[:4, 0])

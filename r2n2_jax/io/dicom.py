@@ -169,10 +169,13 @@ def _moment(date: Any, time: Any) -> float | None:
 
 
 def _seconds(value: Any) -> float | None:
-    """DICOM's ``HHMMSS.ffffff`` or ``YYYYMMDDHHMMSS.ffffff`` in seconds."""
+    """DICOM's ``HHMMSS.ffffff`` or ``YYYYMMDDHHMMSS.ffffff`` in seconds; seconds and minutes may be missing."""
     digits, _, fraction = re.sub(r"[+-]\d{4}$", "", str(value)).partition(".")
-    form = {6: "%H%M%S", 14: "%Y%m%d%H%M%S"}.get(len(digits))
+    form = {2: "%H", 4: "%H%M", 6: "%H%M%S", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits))
     if form is None or not digits.isdigit():
         return None
-    moment = datetime.datetime.strptime(digits, form)
+    try:
+        moment = datetime.datetime.strptime(digits, form)
+    except ValueError:
+        return None
     return (moment - datetime.datetime(1900, 1, 1)).total_seconds() + float(f"0.{fraction[:6] or 0}")

@@ -147,7 +147,8 @@ def _choose_order(folder: Path, slices: list[list[DicomFrame]], order_by: OrderB
     faults = {key: _fault(slices, key) for key in asked}
     deciding = [key for key in asked if faults[key] is None and (order_by is not None or key in _AUTOMATIC)]
     if len(deciding) > 1 and any(frame.index is not None for members in slices for frame in members):
-        deciding.remove("instance-number")  # of a file of several frames that is their order in it, which need not be time's
+        # Of a file of several frames that is their order in it, which need not be time's.
+        deciding = [key for key in deciding if key != "instance-number"]
     if not deciding:
         reasons = "; ".join(f"{key}: {fault or 'decides, if asked for'}" for key, fault in faults.items())
         remedy = "name one by --order-by" if None in faults.values() else "frames without a time need numbers: convert them"

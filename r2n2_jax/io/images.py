@@ -38,6 +38,7 @@ _LEAST_PIXELS = 8
 _VALUES_AT_ONCE = 1 << 23  # of a long file: compressed ones are decoded from their beginning for every part
 
 ImageLike = np.ndarray | sitk.Image | Image
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def read_image(path: Path, *, blank: bool = False) -> Image:
@@ -58,7 +59,9 @@ def read_image(path: Path, *, blank: bool = False) -> Image:
         image = 0.299 * red + 0.587 * green + 0.114 * blue
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{path}: {image.GetNumberOfComponentsPerPixel()} values per pixel; a grey or RGB image is needed")
-    geometry = _geometry(image)
+    # Dots per inch, which some readers take for a spacing, say nothing of a body.
+    is_picture = path.suffix.lower() in PICTURES
+    geometry = pixel_grid(image.GetSize()[::-1]) if is_picture else _geometry(image)
     if len(geometry.axes) not in (2, 3):
         raise InputError(f"{path}: an image of size {image.GetSize()}; a 2D or 3D image is needed")
     pixels = sitk.GetArrayFromImage(image).astype(np.float32).reshape(geometry.shape)

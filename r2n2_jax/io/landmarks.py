@@ -49,10 +49,12 @@ def read_landmarks(path: Path, *, slices: int = 1) -> dict[int, np.ndarray]:
     if not rows:
         raise InputError(f"{path}: no landmarks, only a header")
     names = {name: index for index, name in enumerate(sorted({row[2] for row in rows}))}
-    frames = 1 + max(row[1] for row in rows)
-    found: dict[int, np.ndarray] = {}
+    frames: dict[int, int] = {}
+    for number, frame, *_ in rows:
+        frames[number] = max(frames.get(number, 0), frame + 1)
+    found = {number: np.full((count, len(names), 2), np.nan) for number, count in frames.items()}
     for number, frame, name, x, y in rows:
-        points = found.setdefault(number, np.full((frames, len(names), 2), np.nan))
+        points = found[number]
         if not np.isnan(points[frame, names[name], 0]):
             raise InputError(f"{path}: point {name} is there twice in frame {frame} of slice {number}")
         points[frame, names[name]] = x, y

@@ -13,7 +13,7 @@ from r2n2_jax.io.dicom import OrderBy, find_dicom
 from r2n2_jax.io.dicom_pixels import read_dicom_pixels, write_dicom_series
 from r2n2_jax.io.dicom_series import read_dicom_series
 from r2n2_jax.io.geometry import Geometry, pixel_grid
-from r2n2_jax.io.images import Image, check_values, read_frames, read_image, write_image, write_picture
+from r2n2_jax.io.images import PICTURES, Image, check_values, read_frames, read_image, write_image, write_picture
 from r2n2_jax.io.stacks import MOVIES, TIFF, Layout, read_gif, read_layout, write_stack
 from r2n2_jax.io.timing import share_times
 
@@ -138,6 +138,8 @@ def _from_dicom(path: Path, files: list[Path], order_by: OrderBy | None) -> Reco
 
 def _from_file(path: Path) -> Recording:
     pixels, whole = read_frames(path)
+    if path.suffix.lower() in PICTURES:
+        whole = pixel_grid(whole.size[::-1])  # dots per inch say nothing of a body
     axes = len(whole.size) - 1
     direction = np.reshape(whole.direction, (axes + 1, axes + 1))[:axes, :axes]
     if not np.allclose(direction @ direction.T, np.eye(axes), atol=1e-3):

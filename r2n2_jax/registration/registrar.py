@@ -134,9 +134,13 @@ class Registrar:
         steps: int | None = None,
         refine: int = REFINE,
         start: Start = "auto",
+        spacing: Sequence[float] | None = None,
     ) -> Registration:
-        """Registers many pairs ``[N, *spatial]`` that were checked already; every array has the axis ``N`` in front."""
-        asked = Asked(steps, refine, start)
+        """Registers many pairs ``[N, *spatial]`` that were checked already; every array has the axis ``N`` in front.
+
+        ``spacing`` is that of the pixels, in ``(x, y[, z])`` order, by default the same along all axes.
+        """
+        asked = Asked(steps, refine, start, spacing)
         return in_chunks(lambda *pairs: self._register(*pairs, asked), fixed, moving, at_once=_at_once(fixed.shape[1:]))
 
     def register_chunks(

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -66,26 +66,22 @@ def search(
     find = functools.partial(sequence.find, params, model, steps=count, refine=asked.refine)
     views = functools.partial(sequence.views, model, fixed, refine=asked.refine)
     seen = views(moving, mask)
+    extent = _extent(fixed.shape[1:], asked.spacing)
+    if asked.start not in ("auto", "none"):
+        started = sequence.start(seen[0], np.ones(len(fixed), bool), extent, kind=asked.start)
+        return find(_moved(views, moving, mask, started.affine)).gaussians, started.affine
     found, nothing = find(seen), identity(len(fixed), model.ndim)
-    by_itself = asked.start == "auto"
-    if asked.start == "none" or (by_itself and not asked.refine):
+    wanted = np.asarray(found.correlation) < _SURE
+    if asked.start == "none" or not asked.refine or not wanted.any():
         return found.gaussians, nothing
-    wanted = np.asarray(found.correlation) < (_SURE if by_itself else np.inf)
+    started = sequence.start(seen[0], wanted, extent, kind="affine")
+    before = _evidence(found, seen[0])
+    wanted &= np.asarray(started.significance) > _DEVIATIONS
+    wanted &= np.asarray(evidence(started.correlation, started.overlap)) > before - _WITHIN_REACH
     if not wanted.any():
         return found.gaussians, nothing
-    started = sequence.start(
-        seen[0], wanted, _extent(fixed.shape[1:], asked.spacing), kind="affine" if by_itself else asked.start
-    )
-    before = _evidence(found, seen[0])
-    if by_itself:
-        wanted &= np.asarray(started.significance) > _DEVIATIONS
-        wanted &= np.asarray(evidence(started.correlation, started.overlap)) > before - _WITHIN_REACH
-        if not wanted.any():
-            return found.gaussians, nothing
-    moved, there = sequence.move(moving, started.affine)
-    again = find(views(moved, there if mask is None else there & mask))
-    if by_itself:
-        wanted &= (_evidence(again, seen[0]) > before + _CHANCE) & (np.asarray(again.correlation) > _LEAST_CORRELATION)
+    again = find(_moved(views, moving, mask, started.affine))
+    wanted &= (_evidence(again, seen[0]) > before + _CHANCE) & (np.asarray(again.correlation) > _LEAST_CORRELATION)
     return jax.tree.map(functools.partial(_where, wanted), (again.gaussians, started.affine), (found.gaussians, nothing))
 
 
@@ -100,8 +96,16 @@ def _extent(shape: tuple[int, ...], spacing: Sequence[float] | None) -> np.ndarr
     return pixels if spacing is None else pixels * np.asarray(spacing, np.float32)[: len(shape)]
 
 
+def _moved(views: Callable[..., list[View]], moving: np.ndarray, mask: np.ndarray | None, affine: Affine) -> list[View]:
+    """The views of pairs whose moving images have been carried to their start."""
+    moved, there = sequence.move(moving, affine)
+    return views(moved, there if mask is None else there & mask)
+
+
 def _evidence(found: Found, seen: View) -> np.ndarray:
-    pixels = math.prod(seen.fixed.shape[1:-1])
+    """What speaks for what was found, of the pixels that count."""
+    whole = math.prod(seen.fixed.shape[1:-1])
+    pixels = whole if seen.mask is None else jnp.maximum(jnp.sum(seen.mask, axis=tuple(range(1, seen.mask.ndim))), 1)
     return np.asarray(evidence(found.correlation, found.compared / pixels))
 
 
