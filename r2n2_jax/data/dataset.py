@@ -110,8 +110,10 @@ def _phantom_batch(key: Array, *, config: PhantomConfig, size: int, resolution: 
     keys = jax.random.split(key_varied, varied)
     others = jax.vmap(vary)(keys, *(images[chosen] for images in batch))
     # Where the fraction is no whole number of pairs, the last one is varied as often as the rest of it says.
-    kept = jnp.arange(varied) + jax.random.uniform(key_last) >= config.variety * size
-    mixed = (jnp.where(kept[:, None, None, None], images[chosen], other) for images, other in zip(batch, others, strict=True))
+    unchanged = jnp.arange(varied) + jax.random.uniform(key_last) >= config.variety * size
+    mixed = (
+        jnp.where(unchanged[:, None, None, None], images[chosen], other) for images, other in zip(batch, others, strict=True)
+    )
     return Batch(*(images.at[chosen].set(new) for images, new in zip(batch, mixed, strict=True)))
 
 

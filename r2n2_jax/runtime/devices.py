@@ -40,8 +40,8 @@ def copy_to_all(tree: Any, count: int) -> Any:
 def chunks(register: Callable[..., Any], fixed: np.ndarray, moving: np.ndarray, *, at_once: int) -> Iterator[Any]:
     """``register(fixed, moving)`` for pairs ``[N, *spatial]``, a chunk at a time, as NumPy arrays.
 
-    A chunk is one pair, or a power of two for every device, ``at_once`` at most; the last one is filled up with pairs that
-    are left out of its result. So a program is compiled for a few sizes and not for every length of a series.
+    A chunk is one pair, or for every device the smaller of a power of two and ``at_once``. The last one is filled up with
+    pairs that are left out of its result. So a program is compiled for a few sizes and not for every length of a series.
     """
     size = _size(len(fixed), at_once)
     for start in range(0, len(fixed), size):
