@@ -1,16 +1,18 @@
 """Phantom patients: exact truth between any two frames, curves that breathe, organs where they are; and landmark files."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2n2_jax.config import PhantomConfig
+from r2n2_jax.config import Config, PhantomConfig
 from r2n2_jax.data.phantom.motion import displacement_between
 from r2n2_jax.data.phantom.patients import FRAMES, breathing, exact_displacement, held_out_patients, masks, sample_slice
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import phantom_patients
-from r2n2_jax.evaluation.methods import Outcome
+from r2n2_jax.evaluation.methods import Outcome, network
 from r2n2_jax.evaluation.metrics import concatenate, measure
 from r2n2_jax.evaluation.tables import table_1
 from r2n2_jax.io.landmarks import place_landmarks, read_landmarks, write_landmarks
@@ -119,6 +121,18 @@ def test_a_landmark_a_little_beyond_the_border_moves_as_the_border_does(case):
     case = case._replace(fixed_landmarks=points, moving_landmarks=points + 0.1)
     judged = measure(case, np.full_like(case.displacement, 0.1))
     np.testing.assert_allclose(judged.tre_px, 0.0, atol=1e-4)
+
+
+def test_the_network_is_told_how_far_apart_the_pixels_are(case):
+    told = {}
+
+    def register_batch(fixed, moving, **asked):
+        told.update(asked)
+        return types.SimpleNamespace(displacement=case.displacement)
+
+    registrar = types.SimpleNamespace(config=Config(), register_batch=register_batch)
+    network(registrar, refine=3).register(case._replace(spacing=(1.0, 2.5)))
+    assert told == {"steps": None, "refine": 3, "spacing": (1.0, 2.5)}
 
 
 def test_pairs_and_slices_without_landmarks_do_not_hide_the_others(case):

@@ -33,7 +33,7 @@ class Found(NamedTuple):
     losses: Sequence[np.ndarray] = ()
 
 
-Register = Callable[[np.ndarray, np.ndarray], Found]
+Register = Callable[[Case], Found]
 
 
 class Method(NamedTuple):
@@ -41,7 +41,7 @@ class Method(NamedTuple):
 
     Attributes:
         name: its short name.
-        register: batches ``fixed, moving [N, *spatial]`` to what is found.
+        register: a case's pairs to what is found.
         compile: the same call, as short as it can be while compiling everything.
         parameters: how many parameters one registration has at a given shape.
     """
@@ -75,8 +75,8 @@ class Outcome(NamedTuple):
 def identity() -> Method:
     """No registration at all."""
 
-    def nothing(fixed: np.ndarray, moving: np.ndarray) -> Found:
-        return Found(np.zeros((*fixed.shape, fixed.ndim - 1), np.float32))
+    def nothing(case: Case) -> Found:
+        return Found(np.zeros((*case.fixed.shape, case.fixed.ndim - 1), np.float32))
 
     return Method("initial", nothing, nothing, lambda shape: 0)
 
@@ -84,8 +84,9 @@ def identity() -> Method:
 def network(registrar: Registrar, *, refine: int, steps: int | None = None) -> Method:
     """The network with ``steps`` looks (by default as many as in training) and ``refine`` steps of instance refinement."""
 
-    def register(fixed: np.ndarray, moving: np.ndarray) -> Found:
-        return Found(registrar.register_batch(fixed, moving, steps=steps, refine=refine).displacement)
+    def register(case: Case) -> Found:
+        found = registrar.register_batch(case.fixed, case.moving, steps=steps, refine=refine, spacing=case.spacing)
+        return Found(found.displacement)
 
     model = registrar.config.model
     count = (steps or model.steps) * (3 * model.ndim + model.ndim * (model.ndim - 1) // 2)
@@ -95,14 +96,14 @@ def network(registrar: Registrar, *, refine: int, steps: int | None = None) -> M
 def bspline_method(settings: Settings, *, spacing: float = 8.0) -> Method:
     """The paper's baseline: a cubic B-spline fitted to every pair."""
 
-    def register(fixed: np.ndarray, moving: np.ndarray, settings: Settings = settings) -> Found:
+    def register(case: Case, settings: Settings = settings) -> Found:
         fitted = in_chunks(
-            lambda *pairs: fit(*shard(pairs), bspline(spacing), settings=settings), fixed, moving, at_once=_AT_ONCE
+            lambda *pairs: fit(*shard(pairs), bspline(spacing), settings=settings), case.fixed, case.moving, at_once=_AT_ONCE
         )
         return Found(fitted.displacement, fitted.losses)
 
-    def shortened(fixed: np.ndarray, moving: np.ndarray) -> Found:
-        return register(fixed, moving, dataclasses.replace(settings, iterations=ITERATIONS_AT_ONCE))
+    def shortened(case: Case) -> Found:
+        return register(case, dataclasses.replace(settings, iterations=ITERATIONS_AT_ONCE))
 
     return Method("bspline", register, shortened, lambda shape: count_parameters(bspline(spacing), shape))
 
@@ -112,12 +113,12 @@ def run(method: Method, cases: Sequence[Case], *, progress: bool = True) -> Outc
     sizes = {case.fixed.shape: case for case in cases}
     start = time.perf_counter()
     for case in sizes.values():
-        method.compile(case.fixed, case.moving)
+        method.compile(case)
     compiled = time.perf_counter() - start
     seconds, judged, warped, losses = 0.0, [], [], []
     for case in tqdm(cases, desc=method.name, unit="slice", disable=None if progress else True):
         start = time.perf_counter()
-        found = jax.block_until_ready(method.register(case.fixed, case.moving))
+        found = jax.block_until_ready(method.register(case))
         seconds += time.perf_counter() - start
         judged.append(measure(case, found.displacement))
         warped.append(np.asarray(_warped(case.moving, found.displacement)))
