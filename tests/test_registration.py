@@ -1,5 +1,6 @@
 """The public API: any size, any range, the field exact at the image's own resolution."""
 
+import dataclasses
 import json
 
 import jax
@@ -79,6 +80,24 @@ def test_a_series_is_its_pairs(registrar):
     assert result.points(points).shape == (19, 3, 2)
     np.testing.assert_allclose(result.points(points)[18], pair.points(points), atol=1e-4)
     assert 0 <= registrar.register_series(frames[:3]).fixed_frame < 3
+
+
+def test_every_pair_has_a_status_and_the_frame_that_stays_a_good_one(registrar, monkeypatch):
+    def register_batch(self, fixed, moving, **asked):
+        found = batch(self, fixed, moving, **asked)
+        assert found.doubt.shape == (3,)
+        return dataclasses.replace(found, doubt=np.full(3, np.inf))
+
+    batch = Registrar.register_batch
+    monkeypatch.setattr(Registrar, "register_batch", register_batch)
+    series = registrar.register_series(images(3), fixed=1, refine=0)
+    assert series.status.tolist() == ["failed", "good", "failed"]
+    assert [series.frame(t).status for t in range(3)] == ["failed", "good", "failed"]
+    assert series.frame(2).describe()["status"] == "failed"
+    pair = registrar.register(*images(), refine=0)
+    assert np.shape(pair.doubt) == ()
+    assert pair.describe()["status"] == pair.status
+    assert dataclasses.replace(pair, doubt=np.zeros(())).status == "good"
 
 
 def test_steps_can_be_chosen(registrar):

@@ -91,7 +91,8 @@ class Registrar:
         applied = apply(gaussians, pixels[None], affine, placed, shape=fixed.pixels.shape)
         parts = applied, outer(gaussians, affine), affine
         applied, gaussians, affine = jax.tree.map(lambda array: np.asarray(array[0]), parts)
-        return Registration(*applied, gaussians, affine, compared, covered, len(gaussians.weight), geometry=fixed.geometry)
+        described = gaussians, affine, compared, covered, np.zeros(()), len(gaussians.weight)
+        return Registration(*applied, *described, geometry=fixed.geometry)
 
     def register_series(
         self,
@@ -124,7 +125,8 @@ class Registrar:
             raise InputError(f"no frame {index} in a series of {len(frames)}")
         fixed_frames = np.broadcast_to(frames[index], frames.shape)
         result = self.register_batch(fixed_frames, frames, steps=steps, refine=refine, start=start)
-        return dataclasses.replace(result, fixed_frame=index)
+        doubt = np.where(np.arange(len(frames)) == index, 0.0, result.doubt)  # there is none about the frame that stays
+        return dataclasses.replace(result, doubt=doubt, fixed_frame=index)
 
     def register_batch(
         self,
@@ -171,7 +173,8 @@ class Registrar:
         gaussians, affine = search(self.params, self.config.model, fixed, moving, mask, asked)
         applied = apply(gaussians, moving, affine, shape=fixed.shape[1:])
         covered = np.broadcast_to(True, moving.shape)
-        return Registration(*applied, outer(gaussians, affine), affine, moving, covered, gaussians.weight.shape[1])
+        doubt = np.zeros(len(moving))
+        return Registration(*applied, outer(gaussians, affine), affine, moving, covered, doubt, gaussians.weight.shape[1])
 
     def _check(self, image: np.ndarray, name: str) -> None:
         if image.ndim != self.config.model.ndim:

@@ -17,6 +17,7 @@ from r2n2_jax.io.geometry import Geometry, pixel_grid
 from r2n2_jax.io.images import displacement_transform, write_displacement, write_image
 from r2n2_jax.ops.affine import Affine, shift
 from r2n2_jax.ops.gaussian import Gaussians, displacement
+from r2n2_jax.registration.trust import statuses
 
 CONVENTION = (
     "warped(x) = moving(x + f(x)), f(x) = matrix x + offset - x + sum of weight exp(-1/2 (x - position)^T Sigma^-1 "
@@ -39,6 +40,7 @@ class Registration:
         affine: the map that they start from, fields ``[d, d]`` and ``[d]``; the identity where there was no other start.
         moving: ``[*spatial]``, the moving image as it was compared: undisplaced, on the fixed image's grid.
         covered: ``[*spatial]`` bool, the pixels of that grid on which the undisplaced moving image lies.
+        doubt: ``[]``, what speaks against trusting it; 0: nothing. ``status`` says it in a word.
         steps: how many.
         fixed_frame: index of the frame a series was registered to; None for a pair.
         geometry: of the fixed image's grid; of a series of arrays, pixels.
@@ -51,9 +53,16 @@ class Registration:
     affine: Affine
     moving: np.ndarray
     covered: np.ndarray
+    doubt: np.ndarray
     steps: int
     fixed_frame: int | None = None
     geometry: Geometry | None = None
+
+    @property
+    def status(self) -> str | np.ndarray:
+        """Whether to trust it: "good", "uncertain" or "failed"; of a series ``[N]`` of them."""
+        found = statuses(self.doubt)
+        return found if self._is_series else str(found)
 
     def points(self, points: np.ndarray) -> np.ndarray:
         """Fixed points ``[..., d]`` (normalised) carried to their places in the moving image, exactly: ``x + f(x)``.
@@ -77,9 +86,10 @@ class Registration:
         return displacement_transform(self._of(frame).displacement, self._geometry())
 
     def describe(self) -> dict[str, Any]:
-        """The affine map and the local transformations of a pair as plain lists, with the convention they are in."""
+        """The status, the affine map and the local transformations of a pair as plain lists, and the convention they are in."""
         fields = {name: np.asarray(values, np.float64).tolist() for name, values in self.parameters._asdict().items()}
         return {
+            "status": self.status,
             "convention": CONVENTION,
             "matrix": np.asarray(self.affine.matrix, np.float64).tolist(),
             "offset": np.asarray(self.affine.offset, np.float64).tolist(),
@@ -125,7 +135,7 @@ class Registration:
 
 jax.tree_util.register_dataclass(
     Registration,
-    data_fields=["displacement", "warped", "inside", "parameters", "affine", "moving", "covered"],
+    data_fields=["displacement", "warped", "inside", "parameters", "affine", "moving", "covered", "doubt"],
     meta_fields=["steps", "fixed_frame", "geometry"],
 )
 

@@ -1,0 +1,13 @@
+"""How far a registration can be trusted, in a word: from the doubt about it, a number."""
+
+import numpy as np
+
+GOOD, UNCERTAIN, FAILED = STATUSES = ("good", "uncertain", "failed")
+
+_UNCERTAIN_FROM = 1.0  # doubts of so much and more
+_FAILED_FROM = 2.0
+
+
+def statuses(doubt: np.ndarray) -> np.ndarray:
+    """Of doubts ``[...]``, 0 where there is none, the ``STATUSES`` ``[...]``; what is not a number has failed."""
+    return np.array(STATUSES)[np.digitize(doubt, (_UNCERTAIN_FROM, _FAILED_FROM))]
