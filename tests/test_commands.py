@@ -1,5 +1,7 @@
 """The three commands: a small run from end to end, and one line with exit code 2 for every kind of bad input."""
 
+import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -17,7 +19,9 @@ from test_runs import TINY
 from test_training import CONFIG, fresh_state
 
 from r2n2_jax.data.dataset import held_out_phantoms
+from r2n2_jax.evaluation.statuses import MEANING
 from r2n2_jax.pretrained.checkpoints import Checkpoints
+from r2n2_jax.registration.registrar import Registrar
 from r2n2_jax.training.state import save_state
 
 
@@ -110,6 +114,52 @@ def test_register_a_series(command, checkpoint, tmp_path):
     words[5] = tmp_path / "lean"
     assert command("register", *words, "--no-fields")[0] == 0
     assert not (tmp_path / "lean" / "fields").exists()
+
+
+def test_a_series_says_which_frames_to_look_at(command, checkpoint, tmp_path, monkeypatch):
+    """Every doubt there is about the last two frames, and one of slice 1 is blank."""
+    frames = (1000 * (np.stack([breathing_frames(6)[0]] * 2, axis=1) + 0.1)).astype(np.uint16)
+    frames[1, 1] = 7
+    write_series(tmp_path / "series", frames)
+
+    def register_chunks(self, fixed, moving, **asked):
+        doubt = np.where(np.arange(len(moving)) < len(moving) - 2, 0.0, np.inf)
+        for chunk in chunks(self, fixed, moving, **asked):
+            yield dataclasses.replace(chunk, doubt=doubt[: len(chunk.doubt)])
+            doubt = doubt[len(chunk.doubt) :]
+
+    chunks = Registrar.register_chunks
+    monkeypatch.setattr(Registrar, "register_chunks", register_chunks)
+    words = ["--checkpoint", checkpoint, "--series", tmp_path / "series", "--output", tmp_path / "out", "--fixed-frame", "5"]
+    code, out, err = command("register", *words, "--refine", "0", "--no-fields")
+    assert code == 0, err
+    line, written = out.splitlines()[-2:]
+    assert line == f"status: 9 of 11 frames good; failed: slice 0 (4), slice 1 (4). {MEANING}"
+    assert written.startswith("written: ")
+    expected = [["good"] * 4 + ["failed", "good"], ["good", "blank", "good", "good", "failed", "good"]]
+    with (tmp_path / "out" / "frames.csv").open() as file:
+        assert [row["status"] for row in csv.DictReader(file)] == [*expected[0], *expected[1]]
+    described = json.loads((tmp_path / "out" / "parameters.json").read_text())
+    assert [[frame["status"] for frame in one["frames"]] for one in described] == expected
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<td>1</td><td>4</td><td>0</td><td>1</td><td>none</td><td>4</td>" in page
+    assert page.index(MEANING) < page.index("Frames that failed")
+
+
+def test_a_pair_says_whether_to_look_at_it(command, checkpoint, tmp_path, monkeypatch):
+    images = {"fixed": write(tmp_path / "a.mha", ramp(12, 14)), "moving": write(tmp_path / "b.mha", ramp(12, 14) ** 2)}
+    words = [word for role, path in images.items() for word in (f"--{role}", path)]
+    register = Registrar.register
+    for doubt, status, said in ((0.0, "good", ""), (np.inf, "failed", f". {MEANING}")):
+
+        def doubted(*pair, doubt=doubt, **asked):
+            return dataclasses.replace(register(*pair, **asked), doubt=np.array(doubt))
+
+        monkeypatch.setattr(Registrar, "register", doubted)
+        code, out, err = command("register", "--checkpoint", checkpoint, *words, "--output", tmp_path / status, "--refine", "0")
+        assert code == 0, err
+        assert f"status: {status}{said}\n" in out
+        assert json.loads((tmp_path / status / "parameters.json").read_text())["status"] == status
 
 
 def test_register_several_series(command, tmp_path, monkeypatch):

@@ -157,6 +157,9 @@ def test_blank_frames_are_named_in_what_is_written(with_blanks):
     assert described[0]["frames"][5]["transformations"] == []
     assert described[0]["frames"][6]["transformations"] != []
     assert [one["fixed_frame"] for one in described] == [results[0].fixed, results[1].fixed, None]
+    assert [row["status"] for row in rows] == [status for one in results for status in one.statuses]
+    assert [frame["status"] for one in described for frame in one["frames"]] == [row["status"] for row in rows]
+    assert [i for i, row in enumerate(rows) if row["status"] == "blank"] == empty
     assert recording.remarks()[0][1:] in (folder / "report.html").read_text()
     assert summary_rows(results)[1][2][1] == "blank"
     assert summary_rows(results)[1][0][6].endswith(f"of {FRAMES - 2}")

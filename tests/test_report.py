@@ -1,6 +1,7 @@
 """What the page of a registered series shows: the line over time, every frame in the viewer, statuses first, below 10 MB."""
 
 import base64
+import csv
 import io
 import json
 import re
@@ -80,7 +81,7 @@ def corrected(warped, fixed, statuses=None):
     motion = np.zeros((*warped.shape[1:], 2, 2))
     inside = np.ones(warped.shape, bool)
     after = measures._replace(mse=ramp)
-    kept = np.arange(count)
+    kept, statuses = np.arange(count), statuses or ["good"] * count
     return Corrected(fixed, kept, ramp, warped, inside, ramp, ramp, measures, after, [{}] * count, None, motion, statuses)
 
 
@@ -117,19 +118,21 @@ def test_the_viewer_holds_every_frame_in_its_place(tmp_path):
         assert np.abs(decoded(one["fixed"]) / 2.55 - frames[index][one["fixedNumber"]]).mean() < 2
         assert one["captions"][one["fixedNumber"]] == "the fixed frame"
         assert "0.240 before, 0.120 after" in one["captions"][1]
-        assert one["statuses"] is None
+        assert one["statuses"] == ["good"] * 6
     assert "To keep this page small" not in text
-    assert "failed frames" not in text
     assert "Frames that failed" not in text
+    assert "structure and not noise" not in text
 
 
 def test_statuses_come_first_and_failed_frames_are_named(tmp_path):
     frames = [gradients(6, (40, 48), 4)] * 2
     judged = ["good", "failed", "good", "uncertain", "failed", "good"]
     text, data = page(tmp_path, frames, [corrected(frames[0], 2, judged), corrected(frames[1], 2)])
-    assert [one["statuses"] for one in data] == [judged, None]
-    row = "<tr><td>0</td><td>3</td><td>1</td><td>2</td><td>1, 4</td></tr>"
-    assert text.index(row) < text.index("Frames that failed") < text.index("MSE before") < text.index('id="viewer"')
+    assert [one["statuses"] for one in data] == [judged, ["good"] * 6]
+    row = "<tr><td>0</td><td>3</td><td>1</td><td>2</td><td>3</td><td>1, 4</td></tr>"
+    assert "<tr><td>1</td><td>6</td><td>0</td><td>0</td><td>none</td><td>none</td></tr>" in text
+    assert text.index(row) < text.index("structure and not noise") < text.index("Frames that failed")
+    assert text.index("Frames that failed") < text.index("MSE before") < text.index('id="viewer"')
 
 
 def test_blank_frames_have_a_status_of_their_own(tmp_path):
@@ -142,15 +145,19 @@ def test_blank_frames_have_a_status_of_their_own(tmp_path):
     assert found.motion.shape == (40, 48, 2, 2)
     text, data = page(tmp_path, [frames], [found])
     assert data[0]["statuses"] == found.statuses
-    assert "<tr><td>0</td><td>2</td><td>1</td><td>2</td><td>1, 4</td></tr>" in text
+    assert "<tr><td>0</td><td>2</td><td>1</td><td>2</td><td>5</td><td>1, 4</td></tr>" in text
+    with (tmp_path / "frames.csv").open() as file:
+        assert [row["status"] for row in csv.DictReader(file)] == found.statuses
 
 
 def test_a_long_series_makes_a_page_below_ten_megabytes(tmp_path):
     """Three slices of noise, which packs worst."""
     rng = np.random.default_rng(0)
     frames = [rng.normal(size=(140, 256, 256)).astype(np.float32)] * 3
-    text, data = page(tmp_path, frames, [corrected(one, 70) for one in frames])
+    judged = [["good", "failed", "uncertain", "failed"] * 35] * 3
+    text, data = page(tmp_path, frames, [corrected(one, 70, statuses) for one, statuses in zip(frames, judged, strict=True)])
     assert len(text) < 10e6
+    assert "6 of 210, spread over all" in text
     strides = np.diff(data[0]["numbers"])
     assert (strides == strides[0]).all()
     assert f"at most {decoded(data[0]['after'][0]).shape[0]} pixels a side" in text
@@ -161,4 +168,4 @@ def test_a_long_series_makes_a_page_below_ten_megabytes(tmp_path):
 
 def test_small_series_are_shown_as_they_are():
     frames = gradients(30, (100, 90), 1)
-    assert fitting_scale([Viewed(frames, frames, 0, 1.0, [""] * 30)] * 7, 5_000_000) == Scale(256, 1)
+    assert fitting_scale([Viewed(frames, frames, 0, 1.0, [""] * 30, ["good"] * 30)] * 7, 5_000_000) == Scale(256, 1)

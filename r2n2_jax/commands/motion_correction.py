@@ -24,6 +24,7 @@ from r2n2_jax.io.recording import Recording
 from r2n2_jax.registration.registrar import REFINE, Registrar
 from r2n2_jax.registration.result import CONVENTION, Registration
 from r2n2_jax.registration.search import Start
+from r2n2_jax.registration.trust import GOOD
 
 FixedFrame = int | Literal["mean-position", "mean-intensity"]
 _NOTHING = {"matrix": np.eye(2).tolist(), "offset": [0.0, 0.0], "transformations": []}
@@ -208,6 +209,7 @@ def _correct_slice(
         [one for part in parts for one in part["parameters"]],
         None if points is None else np.concatenate([part["points"] for part in parts]),
         motion,
+        np.where(kept == fixed, GOOD, np.concatenate([part["statuses"] for part in parts])).tolist(),
     )
     return found if len(kept) == len(whole) else _among_all(found, whole)
 
@@ -237,7 +239,7 @@ def _among_all(found: Corrected, frames: np.ndarray) -> Corrected:
         after=Metrics(*map(spread, found.after)),
         parameters=spread_list(found.parameters, _NOTHING),
         points=spread(found.points),
-        statuses=None if found.statuses is None else spread_list(found.statuses, BLANK),
+        statuses=spread_list(found.statuses, BLANK),
     )
 
 
@@ -246,7 +248,8 @@ def _still(frames: np.ndarray) -> Corrected:
     none = np.zeros(0)
     metrics = Metrics(*[None] * 5, *[none] * 4)
     empty, motion = frames[:0], np.zeros((*frames.shape[1:], 2, 2))
-    found = Corrected(None, np.zeros(0, int), none, empty, empty.astype(bool), none, none, metrics, metrics, [], None, motion)
+    unseen = empty.astype(bool)
+    found = Corrected(None, np.zeros(0, int), none, empty, unseen, none, none, metrics, metrics, [], None, motion, [])
     return _among_all(found, frames)
 
 
@@ -277,7 +280,10 @@ def _write_parameters(path: Path, results: list[Corrected]) -> None:
             "slice": index,
             "fixed_frame": result.fixed,
             "convention": CONVENTION,
-            "frames": [{name: frame[name] for name in ("matrix", "offset", "transformations")} for frame in result.parameters],
+            "frames": [
+                {"status": status} | {name: frame[name] for name in ("matrix", "offset", "transformations")}
+                for status, frame in zip(result.statuses, result.parameters, strict=True)
+            ],
         }
         for index, result in enumerate(results)
     ]
@@ -307,4 +313,5 @@ def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, A
         "after": measure(case, chunk.displacement),
         "parameters": [pair.describe() for pair in pairs],
         "points": carried,
+        "statuses": chunk.status,
     }

@@ -20,6 +20,7 @@ from r2n2_jax.evaluation.figures import save_registration
 from r2n2_jax.evaluation.metrics import measure
 from r2n2_jax.evaluation.report import PICTURE
 from r2n2_jax.evaluation.series_report import summary_rows
+from r2n2_jax.evaluation.statuses import pair_line, series_line
 from r2n2_jax.evaluation.tables import print_table
 from r2n2_jax.io.dicom import OrderBy
 from r2n2_jax.io.files import check_output, new_folder
@@ -130,6 +131,7 @@ def _pair(arguments: Arguments) -> None:
     if after.tre_mm is not None:
         print(f"TRE, the mean distance of landmarks: {before.tre_mm[0]:.2f} mm before, {after.tre_mm[0]:.2f} mm after")
     print(f"picture: {arguments.output / PICTURE}")
+    print(pair_line(result.status))
 
 
 def _series(registrar: Registrar, path: Path, output: Path, arguments: Arguments) -> None:
@@ -151,6 +153,7 @@ def _series(registrar: Registrar, path: Path, output: Path, arguments: Arguments
             f"{100 * worse:.0f} % of the frames match worse than before: the network does not know this kind of motion. "
             "Refine its answer (--refine 20), train on series like this one (train.py --data), and look at the report."
         )
+    print(series_line([result.statuses for result in results]))
 
 
 def _with_spacing(path: Path, recording: Recording, arguments: Arguments) -> Recording:

@@ -10,9 +10,10 @@ import numpy as np
 from r2n2_jax.evaluation import figures, html
 from r2n2_jax.evaluation.m_mode import draw_m_mode, line_of_motion
 from r2n2_jax.evaluation.metrics import Metrics
-from r2n2_jax.evaluation.statuses import MOST_SHOWN, FailedFrame, draw_failed, failed_frames, status_rows
+from r2n2_jax.evaluation.statuses import MEANING, MOST_SHOWN, FailedFrame, all_good, draw_failed, frames_of, status_rows
 from r2n2_jax.evaluation.viewer import Viewed, viewer
 from r2n2_jax.io.recording import Recording
+from r2n2_jax.registration.trust import FAILED
 
 # What the parts of the page may take, so that all of it stays below 10 MB.
 _ANIMATIONS, _VIEWER, _FIGURES = 1_500_000, 5_000_000, 2_000_000
@@ -35,7 +36,7 @@ class Corrected(NamedTuple):
         parameters: each frame's local transformations, described.
         points: ``[T, points, 2]`` normalised, the fixed frame's landmarks carried to every frame; or None.
         motion: ``[H, W, 2, 2]``, the displacements' products, summed up over the frames ``kept``, see ``m_mode``.
-        statuses: a word a frame, see ``statuses``; or None.
+        statuses: a word a frame, see ``registration.trust``; of a blank frame "blank".
     """
 
     fixed: int | None
@@ -50,7 +51,7 @@ class Corrected(NamedTuple):
     parameters: list[dict[str, Any]]
     points: np.ndarray | None
     motion: np.ndarray
-    statuses: list[str] | None = None
+    statuses: list[str]
 
 
 def write_series_report(folder: Path, recording: Recording, results: list[Corrected]) -> None:
@@ -67,8 +68,8 @@ def write_series_report(folder: Path, recording: Recording, results: list[Correc
 
 
 def _write_frames(path: Path, recording: Recording, results: list[Corrected]) -> None:
-    """A row a frame: the breathing curve, similarity before and after, folding, displacement."""
-    header = ["slice", "frame", "time_s", "position", "mse_before", "mse_after", "ncc_before", "ncc_after"]
+    """A row a frame: its status, the breathing curve, similarity before and after, folding, displacement."""
+    header = ["slice", "frame", "status", "time_s", "position", "mse_before", "mse_after", "ncc_before", "ncc_after"]
     header += ["folded", "mean_displacement_mm", "largest_displacement_mm", "tre_before_mm", "tre_after_mm"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -79,7 +80,7 @@ def _write_frames(path: Path, recording: Recording, results: list[Corrected]) ->
             columns += [result.before.tre_mm, result.after.tre_mm]
             for frame in range(len(result.warped)):
                 values = ["" if c is None or np.isnan(c[frame]) else f"{c[frame]:.6g}" for c in columns]
-                writer.writerow([index, frame, *values])
+                writer.writerow([index, frame, result.statuses[frame], *values])
 
 
 def summary_rows(results: list[Corrected]) -> tuple[list[str], list[list[str]]]:
@@ -126,14 +127,15 @@ def _page(recording: Recording, results: list[Corrected], folder: Path) -> Itera
 
 
 def _statuses(recording: Recording, results: list[Corrected]) -> Iterator[str]:
-    """How many frames are good, and those that failed; nothing where nobody has judged them."""
-    header, rows = status_rows([result.statuses for result in results])
-    if rows:
-        yield html.table(header, rows)
+    """How many frames are good, what it means where not all are, and pictures of those that failed."""
+    statuses = [result.statuses for result in results]
+    yield html.table(*status_rows(statuses))
+    if not all_good(statuses):
+        yield html.paragraph(MEANING)
     failed = [
         FailedFrame(f"slice {index}, frame {t}", frames[result.fixed], frames[t], result.warped[t], geometry.aspect)
         for index, (frames, result, geometry) in enumerate(zip(recording.frames, results, recording.geometries, strict=True))
-        for t in failed_frames(result.statuses)
+        for t in frames_of(result.statuses, FAILED)
     ]
     if failed:
         said = f"{MOST_SHOWN} of {len(failed)}, spread over all." if len(failed) > MOST_SHOWN else ""

@@ -1,16 +1,22 @@
-"""How far the frames of a registered series can be trusted: how many are good, and which ones failed, named and shown."""
+"""How far registrations can be trusted, as users are told: how many are good, and which frames are not, named and shown."""
 
+import itertools
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from r2n2_jax.evaluation.figures import grey_window
+from r2n2_jax.registration.trust import FAILED, GOOD, STATUSES, UNCERTAIN
 
-STATUSES = ("good", "uncertain", "failed")
 BLANK = "blank"  # of a frame that was not registered
 MOST_SHOWN = 6
+MEANING = (
+    "What remains between the images is structure and not noise (contrast that changes, another modality, a motion beyond "
+    "reach): look at them before you use them."
+)
 
 
 class FailedFrame(NamedTuple):
@@ -31,20 +37,48 @@ class FailedFrame(NamedTuple):
     aspect: float
 
 
-def failed_frames(statuses: list[str] | None) -> list[int]:
-    """The numbers of the frames that failed."""
-    return [frame for frame, status in enumerate(statuses or []) if status == "failed"]
+def pair_line(status: str) -> str:
+    """The status of a pair, and what it means where it is not good."""
+    return f"status: {status}" if status == GOOD else f"status: {status}. {MEANING}"
 
 
-def status_rows(statuses: list[list[str] | None]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a slice a row, its failed frames named; of a slice without statuses none."""
+def series_line(statuses: Sequence[Sequence[str]]) -> str:
+    """How many frames of all slices are good, which ones are not, and what that means."""
+    counts = Counter(itertools.chain(*statuses))
+    said = [f"status: {counts[GOOD]} of {sum(counts[status] for status in STATUSES)} frames good"]
+    said += [f"{status}: {_of_slices(statuses, status)}" for status in (UNCERTAIN, FAILED) if counts[status]]
+    return "; ".join(said) if all_good(statuses) else f"{'; '.join(said)}. {MEANING}"
+
+
+def all_good(statuses: Sequence[Sequence[str]]) -> bool:
+    """Whether every frame that was registered is good."""
+    return {GOOD, BLANK}.issuperset(itertools.chain(*statuses))
+
+
+def frames_of(statuses: Sequence[str], status: str) -> list[int]:
+    """The numbers of the frames with a status."""
+    return [frame for frame, one in enumerate(statuses) if one == status]
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Ascending numbers, what follows one another as a range: ``3-7, 12``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def status_rows(statuses: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a slice a row, its uncertain and its failed frames named."""
     rows = []
     for index, one in enumerate(statuses):
-        if one is not None:
-            counts = Counter(one)
-            named = ", ".join(map(str, failed_frames(one))) or "none"
-            rows.append([str(index), *(str(counts[status]) for status in STATUSES), named])
-    return ["slice", *STATUSES, "failed frames"], rows
+        counts = [str(len(frames_of(one, status))) for status in STATUSES]
+        named = [ranges(frames_of(one, status)) or "none" for status in (UNCERTAIN, FAILED)]
+        rows.append([str(index), *(["", "", "", BLANK, BLANK] if set(one) == {BLANK} else counts + named)])
+    return ["slice", *STATUSES, "uncertain frames", "failed frames"], rows
 
 
 def draw_failed(failed: list[FailedFrame]) -> Figure:
@@ -65,3 +99,11 @@ def draw_failed(failed: list[FailedFrame]) -> Figure:
             axis.imshow(image, cmap="gray", vmin=low, vmax=high, aspect=one.aspect)
             axis.set_title(title, fontsize=9)
     return figure
+
+
+def _of_slices(statuses: Sequence[Sequence[str]], status: str) -> str:
+    """The frames with a status, by slice where there are several: ``slice 0 (3-7, 12), slice 2 (4)``."""
+    found = {index: ranges(frames_of(one, status)) for index, one in enumerate(statuses)}
+    if len(found) == 1:
+        return found[0]
+    return ", ".join(f"slice {index} ({named})" for index, named in found.items() if named)

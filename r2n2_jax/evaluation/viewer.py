@@ -29,7 +29,7 @@ class Viewed(NamedTuple):
         fixed: index of the fixed frame; None where there is none: the frames are shown in its place.
         aspect: height of a pixel over its width.
         captions: a line a frame.
-        statuses: a word a frame; or None.
+        statuses: a word a frame.
     """
 
     frames: np.ndarray
@@ -37,7 +37,7 @@ class Viewed(NamedTuple):
     fixed: int | None
     aspect: float
     captions: list[str]
-    statuses: list[str] | None = None
+    statuses: list[str]
 
 
 class Scale(NamedTuple):
@@ -95,7 +95,7 @@ def _embedded(one: Viewed, scale: Scale) -> dict:
         "before": list(_pictures(one, one.frames[:: scale.stride], scale.side)),
         "after": list(_pictures(one, one.warped[:: scale.stride], scale.side)),
         "captions": [one.captions[number] for number in numbers],
-        "statuses": None if one.statuses is None else [one.statuses[number] for number in numbers],
+        "statuses": [one.statuses[number] for number in numbers],
     }
 
 
