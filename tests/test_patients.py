@@ -1,5 +1,6 @@
 """Phantom patients: exact truth between any two frames, curves that breathe, organs where they are; and landmark files."""
 
+import csv
 import types
 
 import jax
@@ -12,9 +13,9 @@ from r2n2_jax.data.phantom.motion import displacement_between
 from r2n2_jax.data.phantom.patients import FRAMES, breathing, exact_displacement, held_out_patients, masks, sample_slice
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import phantom_patients
-from r2n2_jax.evaluation.methods import Outcome, network
+from r2n2_jax.evaluation.methods import Outcome, identity, network, run
 from r2n2_jax.evaluation.metrics import concatenate, measure
-from r2n2_jax.evaluation.tables import table_1
+from r2n2_jax.evaluation.tables import summarise, summary_rows, table_1, write_pairs
 from r2n2_jax.io.landmarks import place_landmarks, read_landmarks, write_landmarks
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import inside, warp
@@ -123,16 +124,31 @@ def test_a_landmark_a_little_beyond_the_border_moves_as_the_border_does(case):
     np.testing.assert_allclose(judged.tre_px, 0.0, atol=1e-4)
 
 
-def test_the_network_is_told_how_far_apart_the_pixels_are(case):
-    told = {}
+def exact_network(case, told):
+    """A method that answers the truth, is sure of the first pair, and keeps what it was ``told``."""
 
     def register_batch(fixed, moving, **asked):
-        told.update(asked)
-        return types.SimpleNamespace(displacement=case.displacement)
+        told.append(asked)
+        return types.SimpleNamespace(displacement=case.displacement, status=np.array(["good", "failed"]))
 
-    registrar = types.SimpleNamespace(config=Config(), register_batch=register_batch)
-    network(registrar, refine=3).register(case._replace(spacing=(1.0, 2.5)))
-    assert told == {"steps": None, "refine": 3, "spacing": (1.0, 2.5)}
+    return network(types.SimpleNamespace(config=Config(), register_batch=register_batch), refine=0)
+
+
+def test_the_network_is_told_how_far_apart_the_pixels_are(case):
+    told = []
+    exact_network(case, told).register(case._replace(spacing=(1.0, 2.5)))
+    assert told == [{"steps": None, "refine": 0, "spacing": (1.0, 2.5)}]
+
+
+def test_statuses_are_counted_and_told_of_every_pair(case, tmp_path):
+    cases = [case, case]
+    outcomes = {method.name: run(method, cases, progress=False) for method in (identity(), exact_network(case, []))}
+    results = summarise(cases, outcomes, Config())
+    assert results["statuses"] == {"network": {"good": 2, "uncertain": 0, "failed": 2}}
+    assert ["good, uncertain, failed", "", "2, 0, 2"] in summary_rows(results)[1]
+    write_pairs(tmp_path / "pairs.csv", cases, outcomes)
+    with (tmp_path / "pairs.csv").open() as file:
+        assert [row["status"] for row in csv.DictReader(file)] == [""] * 4 + ["good", "failed"] * 2
 
 
 def test_pairs_and_slices_without_landmarks_do_not_hide_the_others(case):
@@ -144,9 +160,9 @@ def test_pairs_and_slices_without_landmarks_do_not_hide_the_others(case):
     np.testing.assert_array_equal(np.isfinite(pooled.tre_mm), [False, True, False, False])
     assert pooled.tre_mm[1] == measure(case, nothing).tre_mm[1]
     np.testing.assert_array_equal(np.isfinite(pooled.worst_landmark_mm), [False, True, False, False])
-    table = table_1([partly, without], {"initial": Outcome(judged, [], [], 0.0, 0.0, 0)})
+    table = table_1([partly, without], {"initial": Outcome(judged, [], [], 0.0, 0.0, 0, [])})
     assert list(table["Patient 1"]["initial"]) == ["Slice 1", "mean"]
-    assert table_1([without], {"initial": Outcome(judged[1:], [], [], 0.0, 0.0, 0)}) is None
+    assert table_1([without], {"initial": Outcome(judged[1:], [], [], 0.0, 0.0, 0, [])}) is None
 
 
 def test_landmarks_survive_their_file(tmp_path):

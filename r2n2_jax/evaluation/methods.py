@@ -27,10 +27,12 @@ class Found(NamedTuple):
     Attributes:
         displacement: ``[N, *spatial, d]``, normalised.
         losses: one array ``[N, iterations]`` a level where something was optimised, NaN after a pair stopped.
+        statuses: a word a pair, see ``registration.trust``; none where the method does not judge itself.
     """
 
     displacement: np.ndarray
     losses: Sequence[np.ndarray] = ()
+    statuses: Sequence[str] = ()
 
 
 Register = Callable[[Case], Found]
@@ -62,6 +64,7 @@ class Outcome(NamedTuple):
         seconds_per_pair: registration alone, arrays in and out, in batches of a case's pairs.
         compile_seconds: the first, shortened call.
         parameters: how many one registration has, the mean over the pairs.
+        statuses: a word a pair, a list a case; empty ones where the method does not judge itself.
     """
 
     metrics: list[Metrics]
@@ -70,6 +73,7 @@ class Outcome(NamedTuple):
     seconds_per_pair: float
     compile_seconds: float
     parameters: int
+    statuses: list[Sequence[str]]
 
 
 def identity() -> Method:
@@ -86,7 +90,7 @@ def network(registrar: Registrar, *, refine: int, steps: int | None = None) -> M
 
     def register(case: Case) -> Found:
         found = registrar.register_batch(case.fixed, case.moving, steps=steps, refine=refine, spacing=case.spacing)
-        return Found(found.displacement)
+        return Found(found.displacement, statuses=found.status.tolist())
 
     model = registrar.config.model
     count = (steps or model.steps) * (3 * model.ndim + model.ndim * (model.ndim - 1) // 2)
@@ -115,7 +119,7 @@ def run(method: Method, cases: Sequence[Case], *, progress: bool = True) -> Outc
     for case in sizes.values():
         method.compile(case)
     compiled = time.perf_counter() - start
-    seconds, judged, warped, losses = 0.0, [], [], []
+    seconds, judged, warped, losses, statuses = 0.0, [], [], [], []
     for case in tqdm(cases, desc=method.name, unit="slice", disable=None if progress else True):
         start = time.perf_counter()
         found = jax.block_until_ready(method.register(case))
@@ -123,10 +127,11 @@ def run(method: Method, cases: Sequence[Case], *, progress: bool = True) -> Outc
         judged.append(measure(case, found.displacement))
         warped.append(np.asarray(_warped(case.moving, found.displacement)))
         losses.append(found.losses)
+        statuses.append(found.statuses)
     pairs = sum(len(case.fixed) for case in cases)
     count = sum(len(case.fixed) * method.parameters(case.fixed.shape[1:]) for case in cases) / pairs
     curves = [np.concatenate(level) for level in zip(*losses, strict=True)]
-    return Outcome(judged, warped, curves, seconds / pairs, compiled, round(count))
+    return Outcome(judged, warped, curves, seconds / pairs, compiled, round(count), statuses)
 
 
 @jax.jit

@@ -1,8 +1,10 @@
 """Results as tables for people and as a dictionary for programs."""
 
 import csv
+import itertools
 import platform
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +19,7 @@ from r2n2_jax.config import Config, to_dict
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.methods import Outcome
 from r2n2_jax.evaluation.metrics import concatenate
+from r2n2_jax.registration.trust import STATUSES
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy", "SimpleITK", "grain")
 _UNFOLDED = 200
@@ -44,6 +47,7 @@ def summarise(cases: Sequence[Case], outcomes: dict[str, Outcome], config: Confi
         name: {organ: float(np.nanmean(v)) for organ, v in (metrics.dice or {}).items() if np.isfinite(v).any()}
         for name, metrics in pooled.items()
     }
+    counts = {name: Counter(itertools.chain(*outcome.statuses)) for name, outcome in outcomes.items()}
     results = {
         "pairs": sum(len(case.fixed) for case in cases),
         "tre_mm": statistics("tre_mm"),
@@ -55,6 +59,7 @@ def summarise(cases: Sequence[Case], outcomes: dict[str, Outcome], config: Confi
         "folded_fraction": mean("folded")["network"],
         "folded": mean("folded"),
         "sd_log_jacobian": mean("sd_log_jacobian"),
+        "statuses": {name: {status: count[status] for status in STATUSES} for name, count in counts.items() if count},
         "seconds_per_pair": {name: outcome.seconds_per_pair for name, outcome in outcomes.items()},
         "compile_seconds": {name: outcome.compile_seconds for name, outcome in outcomes.items()},
         "parameters": {name: outcome.parameters for name, outcome in outcomes.items()},
@@ -90,14 +95,14 @@ def write_pairs(path: Path, cases: Sequence[Case], outcomes: dict[str, Outcome])
     """A CSV row for every pair and method."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["patient", "slice", "fixed_frame", "frame", "method", *_PER_PAIR])
+        writer.writerow(["patient", "slice", "fixed_frame", "frame", "method", *_PER_PAIR, "status"])
         for name, outcome in outcomes.items():
-            for case, metrics in zip(cases, outcome.metrics, strict=True):
+            for case, metrics, statuses in zip(cases, outcome.metrics, outcome.statuses, strict=True):
                 columns = [getattr(metrics, measure) for measure in _PER_PAIR]
                 frames = range(len(case.fixed)) if case.frames is None else case.frames
-                for pair, frame in enumerate(frames):
+                for pair, (frame, status) in enumerate(zip(frames, statuses or [""] * len(frames), strict=True)):
                     values = ["" if column is None or np.isnan(column[pair]) else f"{column[pair]:.6g}" for column in columns]
-                    writer.writerow([case.patient, case.slice, case.fixed_frame, frame, name, *values])
+                    writer.writerow([case.patient, case.slice, case.fixed_frame, frame, name, *values, status])
 
 
 def summary_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -116,6 +121,8 @@ def summary_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows.append(["NCC", *(f"{results['ncc'][m]:.3f}" for m in methods)])
     rows.append(["folded, %", *(f"{100 * results['folded'][m]:.3f}" for m in methods)])
     rows.append(["SDlogJ", *(f"{results['sd_log_jacobian'][m]:.3f}" for m in methods)])
+    counts = [results["statuses"].get(m, {}).values() for m in methods]
+    rows.append([", ".join(STATUSES), *(", ".join(map(str, count)) for count in counts)])
     rows.append(["parameters", *(str(results["parameters"][m]) for m in methods)])
     rows.append(["seconds a pair", *(f"{results['seconds_per_pair'][m]:.3g}" if m != "initial" else "" for m in methods)])
     return ["", *("before" if m == "initial" else m for m in methods)], rows
