@@ -4,6 +4,28 @@ Images are ``[*spatial, C]``, points and displacements ``[..., d]`` in ``(x, y[,
 Nothing here imports another part of the package.
 """
 
-from r2n2_jax.ops import brightness, gaussian, grid, intensity, jacobian, regularisers, similarity, spatial_softmax, warp
+from r2n2_jax.ops import (
+    brightness,
+    gaussian,
+    grid,
+    intensity,
+    jacobian,
+    local_contrast,
+    regularisers,
+    similarity,
+    spatial_softmax,
+    warp,
+)
 
-__all__ = ["brightness", "gaussian", "grid", "intensity", "jacobian", "regularisers", "similarity", "spatial_softmax", "warp"]
+__all__ = [
+    "brightness",
+    "gaussian",
+    "grid",
+    "intensity",
+    "jacobian",
+    "local_contrast",
+    "regularisers",
+    "similarity",
+    "spatial_softmax",
+    "warp",
+]

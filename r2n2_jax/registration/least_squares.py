@@ -1,12 +1,17 @@
 r"""The least-squares problem of ONE pair: T Gaussians, their mismatch, and its normal equations of ``T x 7`` unknowns (2D).
 
-The residuals are the image differences :math:`r(x) = M(x + f_\theta(x)) - F(x)` inside the moving image. With the image's slope
-:math:`\nabla M` at the warped points, every local transformation adds its own columns to the Jacobian, :math:`\nabla M \cdot
-\partial l / \partial\theta`: seven maps made of one Gaussian. The total variation enters as a sum of squares whose weights are
-those of the last step (lagged diffusivity; Vogel and Oman, SIAM Journal on Scientific Computing 17(1), 1996).
+The residuals are the image differences :math:`r(x) = M(x + f_\theta(x)) - F(x)` inside the moving image, of which a large one
+counts no more than a constant (Geman and McClure, Bulletin of the International Statistical Institute 52(4), 1987):
 
-What a smooth change of brightness explains does not count (``ops.brightness``). A pixel that leaves the moving image is charged
-what it cost undisplaced, times what the others have gained: a field wins nothing by carrying pixels out.
+.. math:: \phi(r) = r / \sqrt{1 + r^2 / \tau^2}
+
+so that what no motion explains, in one place, does not pull at the field. With the image's slope :math:`\nabla M` at the warped
+points, every local transformation adds its own columns to the Jacobian, :math:`\phi'(r) \nabla M \cdot \partial l /
+\partial\theta`: seven maps made of one Gaussian. The total variation enters as a sum of squares whose weights are those of the
+last step (lagged diffusivity; Vogel and Oman, SIAM Journal on Scientific Computing 17(1), 1996).
+
+A pixel that leaves the moving image is charged what it cost undisplaced, times what the others have gained: a field wins
+nothing by carrying pixels out.
 """
 
 import functools
@@ -17,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2n2_jax.ops.brightness import brightness_terms, explained
 from r2n2_jax.ops.gaussian import FreeGaussians, covariance, displacement, displacement_and_determinant, from_free
 from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.warp import inside, sample
@@ -27,6 +31,7 @@ Array = jax.Array
 # The field is smooth, so few pixels show its differences; those below the floor, a slope of an eighth, count as squares.
 _TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = 9, 256, 1e-3
 _MOST_PIXELS = 6000  # a hundred unknowns need no more, and the time grows with them
+OUTLIER = 1.0  # tau, of images in units of their local contrast
 _UNGAINED = 0.05  # of the cost without displacement: where few pixels are left, they say little of the others' gain
 
 
@@ -37,23 +42,21 @@ class Problem(NamedTuple):
         points: ``[pixels, d]``, the fixed image's pixels that are looked at.
         fixed: ``[pixels]``, their values.
         counted: ``[pixels]`` bool, those that count.
-        plain: ``[pixels]``, what each costs undisplaced: the squared difference.
-        cost: ``[pixels]``, the same apart from brightness.
-        brightness: ``[terms, pixels]``, what the terms of a smooth change of brightness do to the fixed image.
+        cost: ``[pixels]``, what each costs undisplaced.
         moving: ``[*spatial, 1]``, the whole moving image.
+        outlier: a scalar, the residual from which on a larger one hardly costs more.
     """
 
     points: Array
     fixed: Array
     counted: Array
-    plain: Array
     cost: Array
-    brightness: Array
     moving: Array
+    outlier: Array
 
 
-def pose(fixed: Array, moving: Array, mask: Array | None) -> Problem:
-    """The problem on a lattice of at most ``_MOST_PIXELS`` of the fixed image's pixels."""
+def pose(fixed: Array, moving: Array, mask: Array | None, *, outlier: float = OUTLIER) -> Problem:
+    """The problem on a lattice of at most ``_MOST_PIXELS`` of the fixed image's pixels; squares with ``outlier=inf``."""
     shape = fixed.shape[:-1]
     every = -(-math.prod(shape) // _MOST_PIXELS)
     shear = round(0.618 * every)  # neighbouring rows begin far from each other
@@ -61,44 +64,42 @@ def pose(fixed: Array, moving: Array, mask: Array | None) -> Problem:
     counted = jnp.ones(shape, bool) if mask is None else mask
     points = coordinates(shape).reshape(-1, len(shape))[lattice]
     values, counted = fixed.ravel()[lattice], counted.ravel()[lattice]
-    smooth = brightness_terms(values, points)
-    difference = jnp.where(counted, moving.ravel()[lattice] - values, 0.0)
-    terms, solve = explained(smooth, counted)
-    found = terms @ difference
-    change = solve(found)
-    cost = jnp.where(counted, (difference - change @ terms) ** 2, 0.0)
-    # What brightness explains has its price as well; each pixel bears its part of it.
-    cost = cost * (difference @ difference - found @ change) / jnp.maximum(jnp.sum(cost), jnp.finfo(jnp.float32).tiny)
-    return Problem(points, values, counted, difference**2, cost, smooth, moving)
+    tau = jnp.asarray(outlier, jnp.float32)
+    cost = _bounded(moving.ravel()[lattice] - values, tau) ** 2
+    return Problem(points, values, counted, jnp.where(counted, cost, 0.0), moving, tau)
 
 
 def objective(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
-    """Masked MSE apart from brightness + ``tv_weight`` * TV, and the Jacobian determinants ``[pixels]`` of the map."""
+    """The masked mean of squares + ``tv_weight`` * TV, and the Jacobian determinants ``[pixels]`` of the map."""
     field, determinants = displacement_and_determinant(from_free(free), problem.points)
     residuals, counted = _residuals(problem, field)
-    terms, solve = explained(problem.brightness, counted)
-    found = terms @ residuals
     coarse = displacement(from_free(free), coordinates((_TV_PIXELS,) * field.shape[-1]))
-    mean = _mean_cost(problem, problem.cost, residuals @ residuals - found @ solve(found), counted)
-    return mean + tv_weight * jnp.mean(_steepness(coarse)), determinants
-
-
-def mismatch(problem: Problem, free: FreeGaussians) -> Array:
-    """Masked MSE, with what a change of brightness makes of it."""
-    residuals, counted = _residuals(problem, displacement(from_free(free), problem.points))
-    return _mean_cost(problem, problem.plain, residuals @ residuals, counted)
+    return _mean_cost(problem, residuals, counted) + tv_weight * jnp.mean(_steepness(coarse)), determinants
 
 
 def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
     """Half the objective's curvature ``[7 T, 7 T]``, to the first order of its squares, and half its slope ``[7 T]``."""
     residuals, rows, counted = _linearised(problem, free)
-    terms, solve = explained(problem.brightness, counted)
-    shared = rows @ terms.T
-    normal = rows @ rows.T - shared @ solve(shared.T)
-    slope = rows @ residuals - shared @ solve(terms @ residuals)
-    per_pixel = _charge(problem, problem.cost, counted)[0]
+    per_pixel = _charge(problem, counted)[0]
     tv_normal, tv_slope = _total_variation(free)
-    return per_pixel * normal + tv_weight * tv_normal, per_pixel * slope + tv_weight * tv_slope
+    return per_pixel * (rows @ rows.T) + tv_weight * tv_normal, per_pixel * (rows @ residuals) + tv_weight * tv_slope
+
+
+def gain(problem: Problem, free: FreeGaussians) -> Array:
+    """By how much the warped image agrees more with the fixed one than the undisplaced one does, over their mismatch.
+
+    Twice the change of their covariance over their mean squared difference: near one where a motion explains the difference.
+    Unlike the mismatch it does not fall by noise that a displacement smooths; of noise alone it is near zero.
+    """
+    moved = problem.points + displacement(from_free(free), problem.points)
+    counted = inside(moved) & problem.counted
+    still, warped = (sample(problem.moving, points)[..., 0] for points in (problem.points, moved))
+
+    def total(values: Array) -> Array:
+        return jnp.sum(jnp.where(counted, values, 0.0))
+
+    different = total((still - problem.fixed) ** 2)
+    return 2.0 * total(problem.fixed * (warped - still)) / jnp.maximum(different, jnp.finfo(jnp.float32).tiny)
 
 
 def flat(free: FreeGaussians) -> Array:
@@ -113,25 +114,30 @@ def unflat(vector: Array, like: FreeGaussians) -> FreeGaussians:
     return FreeGaussians(*(part.reshape(old.shape[::-1]).T for part, old in parts))
 
 
-def _mean_cost(problem: Problem, undisplaced: Array, total: Array, counted: Array) -> Array:
-    """What all pixels cost in the mean, given the total of those that are ``counted``: the others have left."""
-    factor, ungained = _charge(problem, undisplaced, counted)
-    return factor * (total + ungained) - ungained / jnp.maximum(jnp.sum(problem.counted), 1)
+def _mean_cost(problem: Problem, residuals: Array, counted: Array) -> Array:
+    """What all pixels cost in the mean, given those that are ``counted``: the others have left."""
+    factor, ungained = _charge(problem, counted)
+    return factor * (residuals @ residuals + ungained) - ungained / jnp.maximum(jnp.sum(problem.counted), 1)
 
 
-def _charge(problem: Problem, undisplaced: Array, counted: Array) -> tuple[Array, Array]:
+def _charge(problem: Problem, counted: Array) -> tuple[Array, Array]:
     """What a mean over all pixels makes of the counted ones' total; and the part of the cost that nothing is gained of."""
-    whole = jnp.sum(undisplaced)
+    whole = jnp.sum(problem.cost)
     ungained = _UNGAINED * whole + jnp.finfo(jnp.float32).tiny
-    left = jnp.sum(jnp.where(counted, undisplaced, 0.0))
+    left = jnp.sum(jnp.where(counted, problem.cost, 0.0))
     return (whole + ungained) / (left + ungained) / jnp.maximum(jnp.sum(problem.counted), 1), ungained
 
 
 def _residuals(problem: Problem, field: Array) -> tuple[Array, Array]:
-    """Residuals ``[pixels]``, zero where they do not count; where they do."""
+    """Bounded residuals ``[pixels]``, zero where they do not count; where they do."""
     moved = problem.points + field
     counted = inside(moved) & problem.counted
-    return jnp.where(counted, sample(problem.moving, moved)[..., 0] - problem.fixed, 0.0), counted
+    residuals = _bounded(sample(problem.moving, moved)[..., 0] - problem.fixed, problem.outlier)
+    return jnp.where(counted, residuals, 0.0), counted
+
+
+def _bounded(residuals: Array, outlier: Array) -> Array:
+    return residuals / jnp.sqrt(1.0 + (residuals / outlier) ** 2)
 
 
 def _linearised(problem: Problem, free: FreeGaussians) -> tuple[Array, Array, Array]:
@@ -139,11 +145,13 @@ def _linearised(problem: Problem, free: FreeGaussians) -> tuple[Array, Array, Ar
     moved = problem.points + displacement(from_free(free), problem.points)
     value, slopes = _value_and_slopes(problem.moving, moved)
     counted = inside(moved) & problem.counted
-    slopes = [jnp.where(counted, slope, 0.0) for slope in slopes]
+    residuals = value - problem.fixed
+    held = jnp.where(counted, (1.0 + (residuals / problem.outlier) ** 2) ** -1.5, 0.0)
+    slopes = [held * slope for slope in slopes]
     bells = jax.vmap(_bell_of)(free)
     # A loop, whose every turn leaves seven plain arrays: what XLA makes of one array stacked for all is ten times slower.
     rows = jax.lax.map(lambda bell: _rows(slopes, bell, components(problem.points)), bells)
-    return jnp.where(counted, value - problem.fixed, 0.0), jnp.concatenate(rows), counted
+    return jnp.where(counted, _bounded(residuals, problem.outlier), 0.0), jnp.concatenate(rows), counted
 
 
 def _total_variation(free: FreeGaussians) -> tuple[Array, Array]:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement_and_determinant, from_free, to_free
 from r2n2_jax.ops.grid import coordinates
-from r2n2_jax.registration.least_squares import Problem, flat, mismatch, normal_equations, objective, pose, unflat
+from r2n2_jax.ops.local_contrast import local_contrast, noise_deviation
+from r2n2_jax.registration.least_squares import Problem, flat, gain, normal_equations, objective, pose, unflat
 
 Array = jax.Array
 
@@ -19,6 +20,7 @@ _HARDER = 4.0
 _VARIANCE = (1e-3, 1.0)
 _SHARPNESS, _SLIDE_BELOW, _BACK = 30.0, 0.4, 0.1
 _LEAST_DETERMINANT = 0.1  # above zero by what a finer grid may find in between
+_LEAST_GAIN = 0.4  # in units of the noise: twice what chance finds in still images
 _FOLD_PIXELS = 32  # per axis, for the slope of the smallest determinant
 
 
@@ -52,12 +54,13 @@ def refine(
     tv_weight: float = 0.1,
     prior: float = 1e-3,
 ) -> Refined:
-    r"""Lowers masked MSE + ``tv_weight`` * TV by moving, reshaping and reweighting the given Gaussians.
+    r"""Lowers the mismatch of local contrast + ``tv_weight`` * TV by moving, reshaping and reweighting the given Gaussians.
 
     It starts from that fraction of the given weights (all, half, a quarter, none) that matches best: by its objective the
     result is never worse than no registration. Every step tries three dampings and takes the best of those that lower the
     objective and bring the map near no fold; where there is none, the damping grows. Of large images a lattice of pixels is
-    looked at.
+    looked at. In the end the weights are none where the images do not agree more by them, see ``least_squares.gain``: where
+    there is much noise, not more than chance would have it.
 
     Args:
         fixed: ``[*spatial, 1]``, standardised.
@@ -71,7 +74,7 @@ def refine(
     Returns:
         the same number of Gaussians, and the objective's course.
     """
-    problem = pose(fixed, moving, mask)
+    problem = _seen(fixed, moving, mask)
     fractions = _at_fractions(to_free(gaussians))
     first = _lowest(fractions, _objectives(problem, fractions, tv_weight))
     start = flat(first)
@@ -109,7 +112,10 @@ def refine(
 
     state = _State(first, *judge(first), jnp.asarray(_FIRST_DAMPING))
     last, losses = jax.lax.scan(step, state, None, length=iterations)
-    return Refined(from_free(last.free), jnp.concatenate([state.loss[None], losses]))
+    noise = jnp.maximum(*(noise_deviation(image, mask) for image in (fixed, moving)))
+    earned = jnp.where(gain(problem, last.free) >= _LEAST_GAIN * noise, 1.0, 0.0)
+    found = last.free._replace(weight=earned * last.free.weight)
+    return Refined(from_free(found), jnp.concatenate([state.loss[None], losses]))
 
 
 @functools.partial(jax.jit, static_argnames="iterations")
@@ -129,8 +135,8 @@ def best_fraction(
 ) -> Gaussians:
     """The Gaussians with that fraction of their weights (all, half, a quarter, none) whose objective is lowest, see ``refine``.
 
-    A network that does not know the images may answer with a field worse than none. Nor may the images' plain mismatch rise:
-    no refinement follows that would tell a motion from a change of brightness.
+    A network that does not know the images may answer with a field worse than none. Nor may the images' mean squared
+    difference rise: no refinement follows that would tell a motion from a change of contrast.
 
     Args:
         fixed: ``[*spatial, 1]``, standardised.
@@ -142,10 +148,16 @@ def best_fraction(
     Returns:
         the same number of Gaussians.
     """
-    problem, fractions = pose(fixed, moving, mask), _at_fractions(to_free(gaussians))
-    plain = jax.lax.map(functools.partial(mismatch, problem), fractions)
-    judged = jnp.where(plain <= plain[_FRACTIONS.index(0.0)], _objectives(problem, fractions, tv_weight), jnp.inf)
+    fractions = _at_fractions(to_free(gaussians))
+    plain = _objectives(pose(fixed, moving, mask, outlier=jnp.inf), fractions, 0.0)
+    judged = _objectives(_seen(fixed, moving, mask), fractions, tv_weight)
+    judged = jnp.where(plain <= plain[_FRACTIONS.index(0.0)], judged, jnp.inf)
     return from_free(_lowest(fractions, judged))
+
+
+def _seen(fixed: Array, moving: Array, mask: Array | None) -> Problem:
+    """What is compared of standardised images: their local contrast."""
+    return pose(local_contrast(fixed, mask), local_contrast(moving, mask), mask)
 
 
 def _least(determinants: Array) -> Array:

@@ -19,6 +19,7 @@ from r2n2_jax.ops.affine import Affine, carry, identity, shift
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import prepare, resample
+from r2n2_jax.ops.local_contrast import quiet
 from r2n2_jax.ops.similarity import ncc
 from r2n2_jax.ops.warp import inside, sample
 from r2n2_jax.registration.levenberg_marquardt import best_fraction, refine_batch
@@ -48,7 +49,7 @@ class Found(NamedTuple):
 
     Attributes:
         gaussians: the local transformations, fields ``[B, T, ...]``.
-        correlation: ``[B]``, the normalised cross-correlation of what is compared at the model's resolution.
+        correlation: ``[B]``, the normalised cross-correlation of what is compared at the model's resolution, but for the noise.
         compared: ``[B]``, how many pixels that is.
     """
 
@@ -144,7 +145,7 @@ def _started(seen: View, wanted: Array, extent: Array, *, kind: Kind, devices: M
 
         def one(pair: tuple[Array, ...]) -> Start:
             fixed, moving, mask, needed = pair
-            search = functools.partial(find_start, fixed, moving, mask, extent, kind=kind)
+            search = functools.partial(find_start, quiet(fixed, mask), quiet(moving, mask), mask, extent, kind=kind)
             return jax.lax.cond(needed, search, functools.partial(no_start, len(extent)))
 
         return jax.lax.map(one, (seen.fixed, seen.moving, mask, wanted))
@@ -233,7 +234,7 @@ def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, Array]:
         there = coordinates(fixed.shape[:-1])
         there = there + displacement(one, there)
         counted = inside(there) if mask is None else inside(there) & mask
-        return ncc(fixed, sample(moving, there), counted), jnp.sum(counted)
+        return ncc(quiet(fixed, mask), sample(quiet(moving, mask), there), counted), jnp.sum(counted)
 
     return jax.vmap(judge, in_axes=(0, 0, 0, None if seen.mask is None else 0))(seen.fixed, seen.moving, gaussians, seen.mask)
 
