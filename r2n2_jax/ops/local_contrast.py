@@ -7,7 +7,6 @@ agent arrives, a coil looks less closely, or a curve has changed all intensities
 noise it stays small.
 """
 
-import functools
 from collections.abc import Sequence
 
 import chex
@@ -45,50 +44,64 @@ def noise_deviation(image: Array, mask: Array | None = None) -> Array:
 
 
 @jax.jit
-def quiet(image: Array, mask: Array | None = None) -> Array:
+def quiet(image: Array, noise: Array, mask: Array | None = None) -> Array:
     """An image with its noise blurred away, and detail with it: not at all where there is no noise, by pixels where much is.
 
     Noise is smooth between pixels, where a warp interpolates, and images whose noise is not blurred would be taken to match
-    better by any displacement of half a pixel.
+    better by any displacement of half a pixel. Both images of a pair are blurred alike.
 
     Args:
         image: ``[*spatial, 1]``, standardised.
-        mask: ``[*spatial]`` bool, the pixels whose noise is looked at; by default all.
+        noise: a scalar, its standard deviation.
+        mask: ``[*spatial]`` bool, the pixels that a mean is taken of; by default all.
 
     Returns:
         the same shape.
     """
-    blur = _blur(noise_deviation(image, mask))
-    return _blurred(image[..., 0], (blur,) * (image.ndim - 1))[..., None]
+    deviations = (_blur(noise),) * (image.ndim - 1)
+    return _mean_around(image[..., 0], _weight(image, mask), deviations)[..., None]
 
 
 @jax.jit
-def local_contrast(image: Array, mask: Array | None = None) -> Array:
+def local_contrast(image: Array, noise: Array, mask: Array | None = None) -> Array:
     """The image against its neighbourhood, see the module.
 
     Args:
         image: ``[*spatial, 1]``, standardised.
+        noise: a scalar, its standard deviation: the blur before takes the most of it.
         mask: ``[*spatial]`` bool, the pixels that a neighbourhood is made of; by default all.
 
     Returns:
         the same shape, mostly within ``[-2, 2]``.
     """
-    noise = noise_deviation(image, mask)
     shape = image.shape[:-1]
     left = noise**2 / (1.0 + 4.0 * jnp.pi * _blur(noise) ** 2) ** (len(shape) / 2)
     windows = [0.5 * _WINDOW * (n - 1) for n in shape]
-    weight = jnp.ones(shape) if mask is None else jnp.where(mask, 1.0, _OUTSIDE)
-    mean = functools.partial(_blurred, deviations=windows)
-    whole = mean(weight)
-    offset = _blurred(image[..., 0], (_blur(noise),) * len(shape))
-    offset = offset - mean(weight * offset) / whole
-    variance = mean(weight * offset**2) / whole
+    weight = _weight(image, mask)
+    offset = quiet(image, noise, mask)[..., 0]
+    offset = offset - _mean_around(offset, weight, windows)
+    variance = _mean_around(offset**2, weight, windows)
     return (offset / jnp.sqrt(variance + _FLOOR**2 + _NOISE_FLOOR * left))[..., None]
+
+
+@jax.jit
+def noise_of_pair(fixed: Array, moving: Array, mask: Array | None = None) -> Array:
+    """The noise of the noisier image of a pair, see ``noise_deviation``."""
+    return jnp.maximum(noise_deviation(fixed, mask), noise_deviation(moving, mask))
 
 
 def _blur(noise: Array) -> Array:
     """The standard deviation of the blur, pixels."""
     return jnp.clip(_BLUR_BY_NOISE * (noise - _NO_NOISE), 0.0, _MOST_BLUR)
+
+
+def _weight(image: Array, mask: Array | None) -> Array:
+    """Of the pixels ``[*spatial]``; those outside the mask count where there are no others."""
+    return jnp.ones(image.shape[:-1]) if mask is None else jnp.where(mask, 1.0, _OUTSIDE)
+
+
+def _mean_around(image: Array, weight: Array, deviations: Sequence[Array | float]) -> Array:
+    return _blurred(weight * image, deviations) / _blurred(weight, deviations)
 
 
 def _blurred(image: Array, deviations: Sequence[Array | float]) -> Array:

@@ -85,11 +85,12 @@ def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) ->
     return per_pixel * (rows @ rows.T) + tv_weight * tv_normal, per_pixel * (rows @ residuals) + tv_weight * tv_slope
 
 
-def gain(problem: Problem, free: FreeGaussians) -> Array:
-    """By how much the warped image agrees more with the fixed one than the undisplaced one does, over their mismatch.
+def gain(problem: Problem, free: FreeGaussians) -> tuple[Array, Array]:
+    """How much of the images' mean squared difference a displacement explains: by their covariance, and by what is left.
 
-    Twice the change of their covariance over their mean squared difference: near one where a motion explains the difference.
-    Unlike the mismatch it does not fall by noise that a displacement smooths; of noise alone it is near zero.
+    The first is twice the rise of their covariance, the second the fall of the difference, over the difference undisplaced:
+    both near one where a motion explains all. Of noise alone the first is near zero; the second is not, as interpolation
+    smooths. Of detail as fine as a pixel the first falls short, as interpolation smooths that as well.
     """
     moved = problem.points + displacement(from_free(free), problem.points)
     counted = inside(moved) & problem.counted
@@ -98,8 +99,9 @@ def gain(problem: Problem, free: FreeGaussians) -> Array:
     def total(values: Array) -> Array:
         return jnp.sum(jnp.where(counted, values, 0.0))
 
-    different = total((still - problem.fixed) ** 2)
-    return 2.0 * total(problem.fixed * (warped - still)) / jnp.maximum(different, jnp.finfo(jnp.float32).tiny)
+    different = jnp.maximum(total((still - problem.fixed) ** 2), jnp.finfo(jnp.float32).tiny)
+    agreed = 2.0 * total(problem.fixed * (warped - still))
+    return agreed / different, 1.0 - total((warped - problem.fixed) ** 2) / different
 
 
 def flat(free: FreeGaussians) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement_and_determinant, from_free, to_free
 from r2n2_jax.ops.grid import coordinates
-from r2n2_jax.ops.local_contrast import local_contrast, noise_deviation
+from r2n2_jax.ops.local_contrast import local_contrast, noise_of_pair
 from r2n2_jax.registration.least_squares import Problem, flat, gain, normal_equations, objective, pose, unflat
 
 Array = jax.Array
@@ -20,7 +20,8 @@ _HARDER = 4.0
 _VARIANCE = (1e-3, 1.0)
 _SHARPNESS, _SLIDE_BELOW, _BACK = 30.0, 0.4, 0.1
 _LEAST_DETERMINANT = 0.1  # above zero by what a finer grid may find in between
-_LEAST_GAIN = 0.4  # in units of the noise: twice what chance finds in still images
+_LEAST_GAIN = 0.5  # in units of the noise: twice what chance finds in still images
+_BEYOND_NOISE = 0.5  # of the difference: noise, smoothed between pixels, leaves more
 _FOLD_PIXELS = 32  # per axis, for the slope of the smallest determinant
 
 
@@ -59,8 +60,8 @@ def refine(
     It starts from that fraction of the given weights (all, half, a quarter, none) that matches best: by its objective the
     result is never worse than no registration. Every step tries three dampings and takes the best of those that lower the
     objective and bring the map near no fold; where there is none, the damping grows. Of large images a lattice of pixels is
-    looked at. In the end the weights are none where the images do not agree more by them, see ``least_squares.gain``: where
-    there is much noise, not more than chance would have it.
+    looked at. In the end the weights are none where the images agree no more by them than noise would, see
+    ``least_squares.gain``.
 
     Args:
         fixed: ``[*spatial, 1]``, standardised.
@@ -112,9 +113,9 @@ def refine(
 
     state = _State(first, *judge(first), jnp.asarray(_FIRST_DAMPING))
     last, losses = jax.lax.scan(step, state, None, length=iterations)
-    noise = jnp.maximum(*(noise_deviation(image, mask) for image in (fixed, moving)))
-    earned = jnp.where(gain(problem, last.free) >= _LEAST_GAIN * noise, 1.0, 0.0)
-    found = last.free._replace(weight=earned * last.free.weight)
+    agreed, explained = gain(problem, last.free)
+    earned = (agreed >= _LEAST_GAIN * noise_of_pair(fixed, moving, mask)) | (explained >= _BEYOND_NOISE)
+    found = last.free._replace(weight=jnp.where(earned, last.free.weight, 0.0))
     return Refined(from_free(found), jnp.concatenate([state.loss[None], losses]))
 
 
@@ -157,7 +158,8 @@ def best_fraction(
 
 def _seen(fixed: Array, moving: Array, mask: Array | None) -> Problem:
     """What is compared of standardised images: their local contrast."""
-    return pose(local_contrast(fixed, mask), local_contrast(moving, mask), mask)
+    noise = noise_of_pair(fixed, moving, mask)
+    return pose(*(local_contrast(image, noise, mask) for image in (fixed, moving)), mask)
 
 
 def _least(determinants: Array) -> Array:

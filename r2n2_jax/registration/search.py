@@ -23,6 +23,7 @@ _SURE = 0.995  # a correlation above which no other start is looked for
 _DEVIATIONS = 2.8  # by which a start's correlation must be above what chance would find
 _WITHIN_REACH = 0.5  # how far the evidence of a start alone may be below that of what was found without it
 _LEAST_CORRELATION = 0.8  # with another start: images of two kinds match by chance somewhere
+_AS_WELL = 0.01  # of the correlation: a start that needs no local transformations is preferred to them
 _CHANCE = 0.1  # by how much the evidence must be above in the end
 
 
@@ -81,7 +82,9 @@ def search(
     if not wanted.any():
         return found.gaussians, nothing
     again = find(_moved(views, moving, mask, started.affine))
-    wanted &= (_evidence(again, seen[0]) > before + _CHANCE) & (np.asarray(again.correlation) > _LEAST_CORRELATION)
+    better = (_evidence(again, seen[0]) > before + _CHANCE) & (np.asarray(again.correlation) > _LEAST_CORRELATION)
+    as_well = np.asarray(again.correlation) > np.asarray(found.correlation) - _AS_WELL
+    wanted &= better | (as_well & _is_still(again) & ~_is_still(found))
     return jax.tree.map(functools.partial(_where, wanted), (again.gaussians, started.affine), (found.gaussians, nothing))
 
 
@@ -107,6 +110,11 @@ def _evidence(found: Found, seen: View) -> np.ndarray:
     whole = math.prod(seen.fixed.shape[1:-1])
     pixels = whole if seen.mask is None else jnp.maximum(jnp.sum(seen.mask, axis=tuple(range(1, seen.mask.ndim))), 1)
     return np.asarray(evidence(found.correlation, found.compared / pixels))
+
+
+def _is_still(found: Found) -> np.ndarray:
+    """Of which pairs no local transformation does anything."""
+    return ~np.asarray(found.gaussians.weight).any(axis=(1, 2))
 
 
 def _where(condition: np.ndarray, chosen: Any, other: Any) -> Any:

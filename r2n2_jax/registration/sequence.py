@@ -19,7 +19,7 @@ from r2n2_jax.ops.affine import Affine, carry, identity, shift
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import prepare, resample
-from r2n2_jax.ops.local_contrast import quiet
+from r2n2_jax.ops.local_contrast import noise_of_pair, quiet
 from r2n2_jax.ops.similarity import ncc
 from r2n2_jax.ops.warp import inside, sample
 from r2n2_jax.registration.levenberg_marquardt import best_fraction, refine_batch
@@ -145,7 +145,7 @@ def _started(seen: View, wanted: Array, extent: Array, *, kind: Kind, devices: M
 
         def one(pair: tuple[Array, ...]) -> Start:
             fixed, moving, mask, needed = pair
-            search = functools.partial(find_start, quiet(fixed, mask), quiet(moving, mask), mask, extent, kind=kind)
+            search = functools.partial(find_start, *_quiet(fixed, moving, mask), mask, extent, kind=kind)
             return jax.lax.cond(needed, search, functools.partial(no_start, len(extent)))
 
         return jax.lax.map(one, (seen.fixed, seen.moving, mask, wanted))
@@ -154,7 +154,10 @@ def _started(seen: View, wanted: Array, extent: Array, *, kind: Kind, devices: M
 
 
 def move(moving: Array, affine: Affine) -> tuple[Array, Array]:
-    """Moving images ``[B, *spatial]`` under their affine maps: what is seen of them at ``A x + b``; and where anything is."""
+    """Moving images ``[B, *spatial]`` under their affine maps: what is seen of them at ``A x + b``; and where anything is.
+
+    Beyond its border the border's pixels go on, so that nothing ends there which would be taken for an edge.
+    """
     return _moved(*shard((moving, affine)), devices=mesh(len(moving)))
 
 
@@ -162,7 +165,12 @@ def move(moving: Array, affine: Affine) -> tuple[Array, Array]:
 def _moved(moving: Array, affine: Affine, *, devices: Mesh) -> tuple[Array, Array]:
     def own(moving: Array, affine: Affine) -> tuple[Array, Array]:
         points = coordinates(moving.shape[1:])
-        return jax.vmap(lambda image, one: _pulled(image, same_place(points.shape[-1]), carry(one, points)))(moving, affine)
+
+        def one(image: Array, affine: Affine) -> tuple[Array, Array]:
+            there = carry(affine, points)
+            return sample(image[..., None], jnp.clip(there, -1.0, 1.0))[..., 0], inside(there)
+
+        return jax.vmap(one)(moving, affine)
 
     return _on_each(own, devices, (PAIRS, PAIRS), PAIRS)(moving, affine)
 
@@ -234,9 +242,15 @@ def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, Array]:
         there = coordinates(fixed.shape[:-1])
         there = there + displacement(one, there)
         counted = inside(there) if mask is None else inside(there) & mask
-        return ncc(quiet(fixed, mask), sample(quiet(moving, mask), there), counted), jnp.sum(counted)
+        fixed, moving = _quiet(fixed, moving, mask)
+        return ncc(fixed, sample(moving, there), counted), jnp.sum(counted)
 
     return jax.vmap(judge, in_axes=(0, 0, 0, None if seen.mask is None else 0))(seen.fixed, seen.moving, gaussians, seen.mask)
+
+
+def _quiet(fixed: Array, moving: Array, mask: Array | None) -> list[Array]:
+    noise = noise_of_pair(fixed, moving, mask)
+    return [quiet(image, noise, mask) for image in (fixed, moving)]
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "devices"))
