@@ -19,6 +19,7 @@ _WINDOW = 0.095  # the window's standard deviation, normalised units: three pixe
 _FLOOR, _NOISE_FLOOR = 0.2, 10.0
 _NO_NOISE, _BLUR_BY_NOISE, _MOST_BLUR = 0.1, 10.0, 2.5
 _OUTSIDE = 1e-3
+_STRUCTURE = 0.048  # what a residual's structure is told from noise by, normalised units: a pixel and a half of 64
 
 
 @jax.jit
@@ -82,6 +83,26 @@ def local_contrast(image: Array, noise: Array, mask: Array | None = None) -> Arr
     offset = offset - _mean_around(offset, weight, windows)
     variance = _mean_around(offset**2, weight, windows)
     return (offset / jnp.sqrt(variance + _FLOOR**2 + _NOISE_FLOOR * left))[..., None]
+
+
+@jax.jit
+def disagreement(fixed: Array, warped: Array, mask: Array) -> Array:
+    """The share of their power in which two images of local contrast differ: of their structure, as noise is smoothed away.
+
+    Args:
+        fixed: ``[*spatial, 1]``, local contrast.
+        warped: the same shape.
+        mask: ``[*spatial]`` bool, the pixels that count.
+
+    Returns:
+        a scalar: 0 where the images agree, about 1 where they have nothing in common, and where nothing counts.
+    """
+    weight = jnp.where(mask, 1.0, _OUTSIDE)
+    deviations = [0.5 * _STRUCTURE * (n - 1) for n in mask.shape]
+    a, b = (_mean_around(image[..., 0], weight, deviations) for image in (fixed, warped))
+    power = jnp.sum(jnp.where(mask, a**2 + b**2, 0.0))
+    differs = jnp.sum(jnp.where(mask, (a - b) ** 2, 0.0)) / jnp.where(power > 0, power, 1.0)
+    return jnp.where(jnp.any(mask), differs, 1.0)
 
 
 @jax.jit

@@ -87,11 +87,11 @@ class Registrar:
             mask = _checked_overlap(fixed, moving, compared, covered, mask)
         asked = Asked(steps, refine, start, np.take(fixed.geometry.spacing, fixed.geometry.axes))
         pair = fixed.pixels[None], compared[None], None if mask is None else mask[None]
-        gaussians, affine = search(self.params, self.config.model, *pair, asked)
+        gaussians, affine, doubt = search(self.params, self.config.model, *pair, asked)
         applied = apply(gaussians, pixels[None], affine, placed, shape=fixed.pixels.shape)
         parts = applied, outer(gaussians, affine), affine
         applied, gaussians, affine = jax.tree.map(lambda array: np.asarray(array[0]), parts)
-        described = gaussians, affine, compared, covered, np.zeros(()), len(gaussians.weight)
+        described = gaussians, affine, compared, covered, doubt[0], len(gaussians.weight)
         return Registration(*applied, *described, geometry=fixed.geometry)
 
     def register_series(
@@ -170,10 +170,9 @@ class Registrar:
 
     def _register(self, fixed: np.ndarray, moving: np.ndarray, asked: Asked, mask: np.ndarray | None = None) -> Registration:
         """Pairs ``[N, *spatial]`` on one grid."""
-        gaussians, affine = search(self.params, self.config.model, fixed, moving, mask, asked)
+        gaussians, affine, doubt = search(self.params, self.config.model, fixed, moving, mask, asked)
         applied = apply(gaussians, moving, affine, shape=fixed.shape[1:])
         covered = np.broadcast_to(True, moving.shape)
-        doubt = np.zeros(len(moving))
         return Registration(*applied, outer(gaussians, affine), affine, moving, covered, doubt, gaussians.weight.shape[1])
 
     def _check(self, image: np.ndarray, name: str) -> None:

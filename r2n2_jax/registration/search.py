@@ -45,8 +45,10 @@ class Asked(NamedTuple):
 
 def search(
     params: Any, model: ModelConfig, fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | None, asked: Asked
-) -> tuple[Gaussians, Affine]:
+) -> tuple[Gaussians, Affine, np.ndarray]:
     """Registers pairs; where they do not match, again from another start, which is kept where they match better by it.
+
+    The last of the results is the doubt ``[N]``, see ``sequence.Found``.
 
     Args:
         params: the network's weights.
@@ -70,22 +72,25 @@ def search(
     extent = _extent(fixed.shape[1:], asked.spacing)
     if asked.start not in ("auto", "none"):
         started = sequence.start(seen[0], np.ones(len(fixed), bool), extent, kind=asked.start)
-        return find(_moved(views, moving, mask, started.affine)).gaussians, started.affine
+        found = find(_moved(views, moving, mask, started.affine))
+        return found.gaussians, started.affine, np.asarray(found.doubt)
     found, nothing = find(seen), identity(len(fixed), model.ndim)
     wanted = np.asarray(found.correlation) < _SURE
     if asked.start == "none" or not asked.refine or not wanted.any():
-        return found.gaussians, nothing
+        return found.gaussians, nothing, np.asarray(found.doubt)
     started = sequence.start(seen[0], wanted, extent, kind="affine")
     before = _evidence(found, seen[0])
     wanted &= np.asarray(started.significance) > _DEVIATIONS
     wanted &= np.asarray(evidence(started.correlation, started.overlap)) > before - _WITHIN_REACH
     if not wanted.any():
-        return found.gaussians, nothing
+        return found.gaussians, nothing, np.asarray(found.doubt)
     again = find(_moved(views, moving, mask, started.affine))
     better = (_evidence(again, seen[0]) > before + _CHANCE) & (np.asarray(again.correlation) > _LEAST_CORRELATION)
     as_well = np.asarray(again.correlation) > np.asarray(found.correlation) - _AS_WELL
     wanted &= better | (as_well & _is_still(again) & ~_is_still(found))
-    return jax.tree.map(functools.partial(_where, wanted), (again.gaussians, started.affine), (found.gaussians, nothing))
+    second, first = (again.gaussians, started.affine, again.doubt), (found.gaussians, nothing, found.doubt)
+    gaussians, affine, doubt = jax.tree.map(functools.partial(_where, wanted), second, first)
+    return gaussians, affine, np.asarray(doubt)
 
 
 def outer(gaussians: Gaussians, affine: Affine) -> Gaussians:

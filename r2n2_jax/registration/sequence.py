@@ -19,7 +19,7 @@ from r2n2_jax.ops.affine import Affine, carry, identity, shift
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import prepare, resample
-from r2n2_jax.ops.local_contrast import noise_of_pair, quiet
+from r2n2_jax.ops.local_contrast import disagreement, local_contrast, noise_of_pair, quiet
 from r2n2_jax.ops.similarity import ncc
 from r2n2_jax.ops.warp import inside, sample
 from r2n2_jax.registration.levenberg_marquardt import best_fraction, refine_batch
@@ -28,6 +28,8 @@ from r2n2_jax.runtime.devices import EVERYWHERE, PAIRS, copy_to_all, mesh, shard
 from r2n2_jax.runtime.programs import kept
 
 Array = jax.Array
+
+_LEAST_COMPARED = 0.3  # of the pixels that count; where fewer still lie in the moving image, they say little
 
 
 class View(NamedTuple):
@@ -51,11 +53,13 @@ class Found(NamedTuple):
         gaussians: the local transformations, fields ``[B, T, ...]``.
         correlation: ``[B]``, the normalised cross-correlation of what is compared at the model's resolution, but for the noise.
         compared: ``[B]``, how many pixels that is.
+        doubt: ``[B]``, the share of the images' structure in which they differ; 1 where too little of them is compared.
     """
 
     gaussians: Gaussians
     correlation: Array
     compared: Array
+    doubt: Array
 
 
 class Applied(NamedTuple):
@@ -235,15 +239,21 @@ def _best_fractions(gaussians: Gaussians, seen: View) -> Gaussians:
     return jax.lax.map(lambda pair: best_fraction(*pair[:3], mask=pair[3]), (seen.fixed, seen.moving, gaussians, seen.mask))
 
 
-def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, Array]:
-    """The correlation ``[B]`` of what is compared, and how many pixels that is."""
+def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, Array, Array]:
+    """The correlation ``[B]`` of what is compared, how many pixels that is, and the doubt."""
 
-    def judge(fixed: Array, moving: Array, one: Gaussians, mask: Array | None) -> tuple[Array, Array]:
+    def judge(fixed: Array, moving: Array, one: Gaussians, mask: Array | None) -> tuple[Array, Array, Array]:
         there = coordinates(fixed.shape[:-1])
         there = there + displacement(one, there)
         counted = inside(there) if mask is None else inside(there) & mask
+        compared = jnp.sum(counted)
+        noise = noise_of_pair(fixed, moving, mask)
+        contrast = [local_contrast(image, noise, mask) for image in (fixed, moving)]
+        doubt = disagreement(contrast[0], sample(contrast[1], there), counted)
+        left = compared < _LEAST_COMPARED * (counted.size if mask is None else jnp.sum(mask))
+        doubt = jnp.where(left, 1.0, doubt)
         fixed, moving = _quiet(fixed, moving, mask)
-        return ncc(fixed, sample(moving, there), counted), jnp.sum(counted)
+        return ncc(fixed, sample(moving, there), counted), compared, doubt
 
     return jax.vmap(judge, in_axes=(0, 0, 0, None if seen.mask is None else 0))(seen.fixed, seen.moving, gaussians, seen.mask)
 
