@@ -73,6 +73,20 @@ def test_any_size_is_registered(size, registered):
     assert beyond(registered(kinds.of_size(*size)), 0.3) == ""
 
 
+def test_a_square_becomes_a_larger_one_and_back():
+    """Judged by their overlap: a square does not say which of its points goes where."""
+
+    def overlap(one, other):
+        return 2 * np.sum((one > 127) & (other > 127)) / (np.sum(one > 127) + np.sum(other > 127))
+
+    small, large = np.zeros((2, 256, 256), np.float32)
+    small[125:150, 125:150] = large[130:170, 130:170] = 255.0
+    assert overlap(small, large) < 0.4
+    found = load().register_batch(np.stack([small, large]), np.stack([large, small]))
+    assert overlap(small, found.warped[0]) > 0.95
+    assert overlap(large, found.warped[1]) > 0.95
+
+
 def test_the_displacement_is_the_one_that_made_the_pair():
     """Where the fixed image has no noise of its own, it shows what the moving image shows there."""
     pair = kinds.pair("", kinds.turn(30.0, 8.0, -5.0), noise=0.0)
