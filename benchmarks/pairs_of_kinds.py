@@ -201,7 +201,7 @@ def contrasts() -> list[Pair]:
         return 140 * (tissue(y, x) / 140) ** 0.4
 
     def second(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        return body(y, x) * np.interp(tissue(y, x), [0, 28, 56, 84, 126, 140], [140, 126, 49, 84, 21, 14])
+        return body(y, x) * np.interp(tissue(y, x), [60, 70, 90, 110, 140], [133, 126, 49, 84, 21])
 
     kinds = {"inverted": inverted, "gamma 0.4": gamma, "T1 against T2": second}
     return [pair(name, smooth(5.0), tissue, later) for name, later in kinds.items()]
