@@ -283,6 +283,7 @@ def test_a_full_disk_leaves_nothing_behind(command, checkpoint, tmp_path, monkey
         (["train", "--workdir", "W", "--training.steps", "many"], ["--training.steps"]),
         (["train", "--workdir", "W", "--training.steps", "0"], ["training.steps", "at least 1"]),
         (["train", "--workdir", "W", "--model.ndim", "3"], ["--model.ndim 3", "2D"]),
+        (["train", "--workdir", "W", "--training.steps", "3", "--model.ndim", "3"], ["--model.ndim 3"]),
         (["train", "--workdir", "W", "--preset", "huge"], ["huge", "small"]),
         (["train", "--workdir", "W", "--data", "nowhere"], ["nowhere", "no such folder"]),
         (["eval", "--checkpoint", "nowhere"], ["nowhere", "no checkpoint here"]),

@@ -105,6 +105,16 @@ def test_stacks_of_pictures_are_patients_too(tmp_path):
         np.testing.assert_allclose(one.frames, stored, atol=1e-3)
 
 
+def test_two_pictures_of_a_patient_are_a_series(tmp_path):
+    for patient, size in (("anna", 20), ("bert", 36)):
+        (tmp_path / patient).mkdir()
+        for visit, frame in enumerate(breathing_frames(2, (size, 24))[0]):
+            PIL.Image.fromarray((200 * frame.clip(0, 1)).astype(np.uint8)).save(tmp_path / patient / f"visit_{visit}.png")
+    found = read_series(find_patients(tmp_path))
+    assert [one.frames.shape for one in found] == [(2, 20, 24), (2, 36, 24)]
+    assert [one.frames.shape for one in at_resolution(found, 16)] == [(2, 16, 16)] * 2
+
+
 def test_folders_of_dicom_files_and_pictures_are_patients_too(tmp_path):
     stored = (1000 * breathing_frames()[0]).astype(np.int16)
     stored = (stored - stored.min()).astype(np.uint16)

@@ -1,6 +1,8 @@
 """Recordings of every format come in at the right place and in the right order, and go out as they came."""
 
+import nibabel
 import numpy as np
+import PIL.Image
 import pydicom
 import pytest
 import SimpleITK as sitk
@@ -133,6 +135,39 @@ def test_a_number_that_all_pictures_share_is_no_frame(stored, tmp_path):
     write_numbered(tmp_path, stored[:1], ".tif", "img_8_02-GFP_001")
     with pytest.raises(InputError, match="are both frame 0"):
         read_recording(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_grey_pictures_of_any_mode_are_a_series(mode, stored, tmp_path):
+    grey = (stored[:, 0] // 8).astype(np.uint8)
+    for t, frame in enumerate(grey):
+        PIL.Image.fromarray(frame).convert(mode).save(tmp_path / f"f{t:02d}.png")
+    np.testing.assert_allclose(read_recording(tmp_path).frames[0], grey, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["png", "dicom", "nii.gz"])
+def test_names_may_have_spaces_and_letters_of_any_script(kind, stored, tmp_path):
+    source, out = tmp_path / "space ü 心", tmp_path / "aus ß 出"
+    source.mkdir()
+    out.mkdir()
+    if kind == "png":
+        write_numbered(source, stored, name="Bild ä {}")
+    elif kind == "dicom":
+        write_series(source, stored)
+    else:
+        write_4d(source / "é 肺.nii.gz", stored)
+    recording = read_recording(source / "é 肺.nii.gz" if kind == "nii.gz" else source)
+    same(recording, stored)
+    same(read_recording(recording.write(out, recording.frames)), stored)
+
+
+@pytest.mark.parametrize(("unit", "step"), [("sec", 0.04), ("msec", 40.0), ("usec", 40_000.0)])
+def test_nifti_may_count_time_in_parts_of_a_second(unit, step, stored, tmp_path):
+    image = nibabel.Nifti1Image(stored.transpose(3, 2, 1, 0).astype(np.float32), np.eye(4))
+    image.header.set_zooms((1.0, 1.0, 1.0, step))
+    image.header.set_xyzt_units("mm", unit)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(read_recording(tmp_path / "a.nii.gz").times[0], 0.04 * np.arange(FRAMES), rtol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".mha", ".nrrd"])

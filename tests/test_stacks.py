@@ -150,3 +150,12 @@ def test_a_movie_is_told_what_makes_pictures_of_it(suffix, tmp_path):
 def test_a_pair_has_no_channels(command, tmp_path):
     code, _, err = command("register", "--sample", "--channel", 1, "--output", tmp_path / "out")
     assert_one_line(code, err, "--channel is for --series")
+
+
+def test_the_command_asks_for_a_channel_and_takes_it(values, command, tmp_path):
+    path = write_pages(tmp_path / "a.tif", values, description=imagej(values))
+    words = ["register", "--series", path, "--output", tmp_path / "out"]
+    assert_one_line(*command(*words)[::2], "2 channels (0 to 1)", "--channel")
+    assert_one_line(*command(*words, "--channel", 2)[::2], "--channel 2; it has the channels 0 to 1")
+    assert_one_line(*command(*words, "--channel", 1, "--fixed-frame", 9)[::2], "the recording has the frames 0 to 4")
+    assert not (tmp_path / "out").exists()
