@@ -13,9 +13,9 @@ from r2n2_jax.baseline.dense import DENSE
 from r2n2_jax.baseline.gaussians import gaussians
 from r2n2_jax.baseline.optimise import Settings, fit, pair_loss
 from r2n2_jax.baseline.transform import count_parameters
-from r2n2_jax.ops import brightness
+from r2n2_jax.ops import local_contrast
 from r2n2_jax.ops.brightness import compensated_mse
-from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement, displacement_and_determinant, from_free, to_free
+from r2n2_jax.ops.gaussian import Gaussians, displacement, displacement_and_determinant, from_free, to_free
 from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import standardise
 from r2n2_jax.ops.jacobian import determinant
@@ -152,7 +152,7 @@ def test_the_jacobian_of_the_refinement_is_that_of_the_residuals():
         return (sample(moving, points + field) - fixed)[5:-5, 5:-5].ravel()
 
     expected = jax.jacfwd(residuals)(flat(free))
-    value, rows, counted = _linearised(pose(fixed, moving, None), free)
+    value, rows, counted = _linearised(pose(fixed, moving, None, outlier=jnp.inf), free)
     inner = np.s_[5:-5, 5:-5]
     assert counted.reshape(SHAPE)[inner].all()
     np.testing.assert_allclose(value.reshape(SHAPE)[inner].ravel(), residuals(flat(free)), atol=1e-5)
@@ -161,12 +161,11 @@ def test_the_jacobian_of_the_refinement_is_that_of_the_residuals():
 
 @pytest.mark.parametrize("shape", [SHAPE, (12, 13, 14)])
 def test_what_a_smooth_change_of_brightness_explains_is_left_out(shape):
-    """Refinement's objective and training's mismatch against NumPy's ridge regression in float64, where all pixels count and
-    where some do; and nothing left of a difference that is such a change."""
+    """Training's mismatch against NumPy's ridge regression in float64, where all pixels count and where some do; and nothing
+    left of a difference that is such a change."""
     d = len(shape)
     random = np.random.default_rng(0)
     fixed, difference = (gaussian_filter(random.normal(size=shape), 1.5) for _ in range(2))
-    none = FreeGaussians(*(jnp.zeros((1, n)) for n in (d, d, d * (d - 1) // 2, d)))
     grid = np.asarray(coordinates(shape), np.float64).reshape(-1, d).T
     degrees = [n for n in np.ndindex((3,) * d) if sum(n) <= 2]
     smooth = np.array([np.prod([np.cos(n * np.arccos(np.clip(x, -1, 1))) for n, x in zip(of, grid, strict=True)], axis=0)
@@ -182,13 +181,13 @@ def test_what_a_smooth_change_of_brightness_explains_is_left_out(shape):
 
     def ours(difference, mask):
         pair = [jnp.asarray(image, jnp.float32)[..., None] for image in (fixed, fixed + difference)]
-        return float(objective(pose(*pair, mask), none, 0.0)[0]), float(compensated_mse(*pair, mask))
+        return float(compensated_mse(*pair, mask))
 
     explained = (0.3 * grid[0] * fixed.ravel() + 0.2 * grid[1]).reshape(shape)
     for mask in (np.ones(shape, bool), random.random(shape) < 0.6):
-        assert ours(difference, mask) == pytest.approx((expected(difference, mask),) * 2, rel=1e-3)
-        assert ours(explained, mask) == pytest.approx((expected(explained, mask),) * 2, rel=1e-2)
-        assert max(ours(explained, mask)) < 0.1 * np.mean(explained**2)
+        assert ours(difference, mask) == pytest.approx(expected(difference, mask), rel=1e-3)
+        assert ours(explained, mask) == pytest.approx(expected(explained, mask), rel=1e-2)
+        assert ours(explained, mask) < 0.1 * np.mean(explained**2)
 
 
 @pytest.mark.numerical
@@ -214,7 +213,7 @@ def test_the_normal_equations_have_the_objectives_slope():
 
 
 def test_refinement_is_not_misled_by_a_smooth_change_of_brightness(monkeypatch):
-    """As a coil's sensitivity makes it; the control, without the terms that stand for it, is misled."""
+    """As a coil's sensitivity makes it; the control, whose neighbourhood is the whole image, is misled."""
     shape = (64, 64)
     fixed, moving = known_pair(shape)
     x, y = jnp.moveaxis(coordinates(shape), -1, 0)
@@ -226,9 +225,10 @@ def test_refinement_is_not_misled_by_a_smooth_change_of_brightness(monkeypatch):
         return error_px(displacement(found, coordinates(shape)), shape)
 
     modelled = missed(20)
-    monkeypatch.setattr(brightness, "PRIOR", 1e9)
-    assert modelled < 0.12
-    assert missed(21) > 3.0 * modelled
+    monkeypatch.setattr(local_contrast, "_WINDOW", 1e3)
+    jax.clear_caches()
+    assert modelled < 0.3
+    assert missed(21) > 1.5 * modelled
 
 
 def test_the_slope_of_the_total_variation_is_that_of_the_total_variation():
@@ -261,7 +261,7 @@ def test_the_slope_of_the_total_variation_is_that_of_the_total_variation():
 def test_a_larger_weight_of_the_total_variation_smooths():
     fixed, moving = (standardise(image[..., None]) for image in known_pair((48, 48)))
     start = TRUE._replace(weight=0.5 * TRUE.weight)
-    found = (refine(fixed, moving, start, iterations=10, tv_weight=weight).gaussians for weight in (0.0, 100.0))
+    found = (refine(fixed, moving, start, iterations=10, tv_weight=weight).gaussians for weight in (0.0, 300.0))
     rough, smooth = (isotropic_tv(displacement(gaussians, coordinates((48, 48)))) for gaussians in found)
     assert smooth < 0.7 * rough
 
@@ -274,7 +274,8 @@ def test_refinement_brings_gaussians_that_are_near_to_the_truth():
     found = displacement(result.gaussians, coordinates(shape))
     assert error_px(displacement(start, coordinates(shape)), shape) > 0.4
     assert error_px(found, shape) < 0.1
-    assert (np.diff(result.losses) <= 0).all(), "a step was taken that did not help"
+    # What the warped image is compared with moves between the steps, by less and less.
+    assert (np.diff(result.losses) <= 1e-6 * result.losses[0]).all(), "a step was taken that did not help"
 
 
 @pytest.mark.parametrize("weight", [-1.0, 12.0])

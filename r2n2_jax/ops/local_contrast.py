@@ -7,7 +7,9 @@ agent arrives, a coil looks less closely, or a curve has changed all intensities
 noise it stays small.
 """
 
+import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import chex
 import jax
@@ -18,7 +20,6 @@ Array = jax.Array
 _WINDOW = 0.095  # the window's standard deviation, normalised units: three pixels of 64
 _FLOOR, _NOISE_FLOOR = 0.2, 10.0
 _NO_NOISE, _BLUR_BY_NOISE, _MOST_BLUR = 0.1, 10.0, 2.5
-_OUTSIDE = 1e-3
 _STRUCTURE = 0.048  # what a residual's structure is told from noise by, normalised units: a pixel and a half of 64
 
 
@@ -37,15 +38,17 @@ def noise_deviation(image: Array, mask: Array | None = None) -> Array:
         a scalar.
     """
     d, rough = image.ndim - 1, image[..., 0]
+    counted = jnp.ones(rough.shape, bool) if mask is None else mask
     for axis in range(d):
         rough = jnp.diff(rough, 2, axis=axis)
-    inner = () if mask is None else (mask[(slice(1, -1),) * d].ravel(),)
-    middle = _median(jnp.abs(rough).ravel(), *inner)
-    return middle / (0.6745 * 6.0 ** (d / 2))
+        parts = (jax.lax.slice_in_dim(counted, start, start + rough.shape[axis], axis=axis) for start in range(3))
+        counted = functools.reduce(jnp.logical_and, parts)
+    middle = jnp.nanmedian(jnp.where(counted, jnp.abs(rough), jnp.nan))
+    return jnp.where(jnp.any(counted), middle / (0.6745 * 6.0 ** (d / 2)), 0.0)
 
 
 @jax.jit
-def quiet(image: Array, noise: Array, mask: Array | None = None) -> Array:
+def quiet(image: Array, noise: Array) -> Array:
     """An image with its noise blurred away, and detail with it: not at all where there is no noise, by pixels where much is.
 
     Noise is smooth between pixels, where a warp interpolates, and images whose noise is not blurred would be taken to match
@@ -54,35 +57,42 @@ def quiet(image: Array, noise: Array, mask: Array | None = None) -> Array:
     Args:
         image: ``[*spatial, 1]``, standardised.
         noise: a scalar, its standard deviation.
-        mask: ``[*spatial]`` bool, the pixels that a mean is taken of; by default all.
 
     Returns:
         the same shape.
     """
-    deviations = (_blur(noise),) * (image.ndim - 1)
-    return _mean_around(image[..., 0], _weight(image, mask), deviations)[..., None]
+    return _blurred(image[..., 0], (_blur(noise),) * (image.ndim - 1))[..., None]
+
+
+class Around(NamedTuple):
+    """What a pixel is compared with: its neighbourhood's ``mean [*spatial]``, and its contrast's unit, ``scale [*spatial]``."""
+
+    mean: Array
+    scale: Array
 
 
 @jax.jit
-def local_contrast(image: Array, noise: Array, mask: Array | None = None) -> Array:
-    """The image against its neighbourhood, see the module.
+def around(quieted: Array, noise: Array, mask: Array | None = None) -> Around:
+    """The neighbourhood of every pixel.
 
     Args:
-        image: ``[*spatial, 1]``, standardised.
-        noise: a scalar, its standard deviation: the blur before takes the most of it.
+        quieted: ``[*spatial, 1]``, an image after ``quiet``.
+        noise: a scalar, the noise's standard deviation before.
         mask: ``[*spatial]`` bool, the pixels that a neighbourhood is made of; by default all.
-
-    Returns:
-        the same shape, mostly within ``[-2, 2]``.
     """
-    shape = image.shape[:-1]
+    shape = quieted.shape[:-1]
     left = noise**2 / (1.0 + 4.0 * jnp.pi * _blur(noise) ** 2) ** (len(shape) / 2)
     windows = [0.5 * _WINDOW * (n - 1) for n in shape]
-    weight = _weight(image, mask)
-    offset = quiet(image, noise, mask)[..., 0]
-    offset = offset - _mean_around(offset, weight, windows)
-    variance = _mean_around(offset**2, weight, windows)
-    return (offset / jnp.sqrt(variance + _FLOOR**2 + _NOISE_FLOOR * left))[..., None]
+    mean = _mean_around(quieted[..., 0], mask, windows)
+    variance = _mean_around((quieted[..., 0] - mean) ** 2, mask, windows)
+    return Around(mean, jnp.sqrt(variance + _FLOOR**2 + _NOISE_FLOOR * left))
+
+
+@jax.jit
+def local_contrast(quieted: Array, noise: Array, mask: Array | None = None) -> Array:
+    """An image against its neighbourhood, see the module and ``around``: ``[*spatial, 1]``, mostly within ``[-2, 2]``."""
+    mean, scale = around(quieted, noise, mask)
+    return (quieted - mean[..., None]) / scale[..., None]
 
 
 @jax.jit
@@ -97,9 +107,8 @@ def disagreement(fixed: Array, warped: Array, mask: Array) -> Array:
     Returns:
         a scalar: 0 where the images agree, about 1 where they have nothing in common, and where nothing counts.
     """
-    weight = jnp.where(mask, 1.0, _OUTSIDE)
     deviations = [0.5 * _STRUCTURE * (n - 1) for n in mask.shape]
-    a, b = (_mean_around(image[..., 0], weight, deviations) for image in (fixed, warped))
+    a, b = (_mean_around(image[..., 0], mask, deviations) for image in (fixed, warped))
     power = jnp.sum(jnp.where(mask, a**2 + b**2, 0.0))
     differs = jnp.sum(jnp.where(mask, (a - b) ** 2, 0.0)) / jnp.where(power > 0, power, 1.0)
     return jnp.where(jnp.any(mask), differs, 1.0)
@@ -116,13 +125,12 @@ def _blur(noise: Array) -> Array:
     return jnp.clip(_BLUR_BY_NOISE * (noise - _NO_NOISE), 0.0, _MOST_BLUR)
 
 
-def _weight(image: Array, mask: Array | None) -> Array:
-    """Of the pixels ``[*spatial]``; those outside the mask count where there are no others."""
-    return jnp.ones(image.shape[:-1]) if mask is None else jnp.where(mask, 1.0, _OUTSIDE)
-
-
-def _mean_around(image: Array, weight: Array, deviations: Sequence[Array | float]) -> Array:
-    return _blurred(weight * image, deviations) / _blurred(weight, deviations)
+def _mean_around(image: Array, mask: Array | None, deviations: Sequence[Array | float]) -> Array:
+    """The mean of the pixels in the mask around every pixel; zero where none is near."""
+    if mask is None:
+        return _blurred(image, deviations)
+    weight = mask.astype(jnp.float32)
+    return _blurred(weight * image, deviations) / jnp.maximum(_blurred(weight, deviations), jnp.finfo(jnp.float32).tiny)
 
 
 def _blurred(image: Array, deviations: Sequence[Array | float]) -> Array:
@@ -134,11 +142,3 @@ def _blurred(image: Array, deviations: Sequence[Array | float]) -> Array:
         kernel = kernel / jnp.sum(kernel, axis=1, keepdims=True)
         image = jnp.moveaxis(jnp.tensordot(kernel, image, (1, axis)), 0, axis)
     return image
-
-
-def _median(values: Array, counted: Array | None = None) -> Array:
-    """The median of the values ``[n]`` that are counted; zero of none."""
-    if counted is None:
-        return jnp.median(values)
-    middle = jnp.nanmedian(jnp.where(counted, values, jnp.nan))
-    return jnp.where(jnp.any(counted), middle, 0.0)

@@ -5,7 +5,8 @@ counts no more than a constant (Geman and McClure, Bulletin of the International
 
 .. math:: \phi(r) = r / \sqrt{1 + r^2 / \tau^2}
 
-so that what no motion explains, in one place, does not pull at the field. With the image's slope :math:`\nabla M` at the warped
+so that what no motion explains, in one place, does not pull at the field. The images are those of local contrast: of the warped
+image, with a mean and a scale that are held for a step. With the image's slope :math:`\nabla M` at the warped
 points, every local transformation adds its own columns to the Jacobian, :math:`\phi'(r) \nabla M \cdot \partial l /
 \partial\theta`: seven maps made of one Gaussian. The total variation enters as a sum of squares whose weights are those of the
 last step (lagged diffusivity; Vogel and Oman, SIAM Journal on Scientific Computing 17(1), 1996).
@@ -31,7 +32,7 @@ Array = jax.Array
 # The field is smooth, so few pixels show its differences; those below the floor, a slope of an eighth, count as squares.
 _TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = 9, 256, 1e-3
 _MOST_PIXELS = 6000  # a hundred unknowns need no more, and the time grows with them
-OUTLIER = 1.0  # tau, of images in units of their local contrast
+OUTLIER = 1.5  # tau, of images in units of their local contrast
 _UNGAINED = 0.05  # of the cost without displacement: where few pixels are left, they say little of the others' gain
 
 
@@ -41,32 +42,40 @@ class Problem(NamedTuple):
     Attributes:
         points: ``[pixels, d]``, the fixed image's pixels that are looked at.
         fixed: ``[pixels]``, their values.
+        still: ``[pixels]``, those of the moving image, undisplaced.
         counted: ``[pixels]`` bool, those that count.
-        cost: ``[pixels]``, what each costs undisplaced.
         moving: ``[*spatial, 1]``, the whole moving image.
+        mean: ``[pixels]``, what is taken from its values, warped,
+        scale: ``[pixels]``, and what they are divided by.
         outlier: a scalar, the residual from which on a larger one hardly costs more.
     """
 
     points: Array
     fixed: Array
+    still: Array
     counted: Array
-    cost: Array
     moving: Array
+    mean: Array
+    scale: Array
     outlier: Array
 
 
-def pose(fixed: Array, moving: Array, mask: Array | None, *, outlier: float = OUTLIER) -> Problem:
-    """The problem on a lattice of at most ``_MOST_PIXELS`` of the fixed image's pixels; squares with ``outlier=inf``."""
-    shape = fixed.shape[:-1]
+def looked_at(shape: tuple[int, ...]) -> np.ndarray:
+    """A lattice of at most ``_MOST_PIXELS`` of an image's pixels, as indices ``[pixels]``."""
     every = -(-math.prod(shape) // _MOST_PIXELS)
     shear = round(0.618 * every)  # neighbouring rows begin far from each other
-    lattice = np.flatnonzero(sum(n * shear**axis for axis, n in enumerate(np.indices(shape))) % every == 0)
-    counted = jnp.ones(shape, bool) if mask is None else mask
+    return np.flatnonzero(sum(n * shear**axis for axis, n in enumerate(np.indices(shape))) % every == 0)
+
+
+def pose(fixed: Array, moving: Array, mask: Array | None, *, outlier: float = OUTLIER) -> Problem:
+    """The problem of images as they are; that of plain squares with ``outlier=inf``."""
+    shape = fixed.shape[:-1]
+    lattice = looked_at(shape)
+    counted = jnp.ones(len(lattice), bool) if mask is None else mask.ravel()[lattice]
     points = coordinates(shape).reshape(-1, len(shape))[lattice]
-    values, counted = fixed.ravel()[lattice], counted.ravel()[lattice]
-    tau = jnp.asarray(outlier, jnp.float32)
-    cost = _bounded(moving.ravel()[lattice] - values, tau) ** 2
-    return Problem(points, values, counted, jnp.where(counted, cost, 0.0), moving, tau)
+    values, still = fixed.ravel()[lattice], moving.ravel()[lattice]
+    asis = jnp.zeros(len(lattice)), jnp.ones(len(lattice))
+    return Problem(points, values, still, counted, moving, *asis, jnp.asarray(outlier, jnp.float32))
 
 
 def objective(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
@@ -94,13 +103,13 @@ def gain(problem: Problem, free: FreeGaussians) -> tuple[Array, Array]:
     """
     moved = problem.points + displacement(from_free(free), problem.points)
     counted = inside(moved) & problem.counted
-    still, warped = (sample(problem.moving, points)[..., 0] for points in (problem.points, moved))
+    warped = (sample(problem.moving, moved)[..., 0] - problem.mean) / problem.scale
 
     def total(values: Array) -> Array:
         return jnp.sum(jnp.where(counted, values, 0.0))
 
-    different = jnp.maximum(total((still - problem.fixed) ** 2), jnp.finfo(jnp.float32).tiny)
-    agreed = 2.0 * total(problem.fixed * (warped - still))
+    different = jnp.maximum(total((problem.still - problem.fixed) ** 2), jnp.finfo(jnp.float32).tiny)
+    agreed = 2.0 * total(problem.fixed * (warped - problem.still))
     return agreed / different, 1.0 - total((warped - problem.fixed) ** 2) / different
 
 
@@ -124,9 +133,10 @@ def _mean_cost(problem: Problem, residuals: Array, counted: Array) -> Array:
 
 def _charge(problem: Problem, counted: Array) -> tuple[Array, Array]:
     """What a mean over all pixels makes of the counted ones' total; and the part of the cost that nothing is gained of."""
-    whole = jnp.sum(problem.cost)
+    cost = jnp.where(problem.counted, _bounded(problem.still - problem.fixed, problem.outlier) ** 2, 0.0)
+    whole = jnp.sum(cost)
     ungained = _UNGAINED * whole + jnp.finfo(jnp.float32).tiny
-    left = jnp.sum(jnp.where(counted, problem.cost, 0.0))
+    left = jnp.sum(jnp.where(counted, cost, 0.0))
     return (whole + ungained) / (left + ungained) / jnp.maximum(jnp.sum(problem.counted), 1), ungained
 
 
@@ -134,7 +144,8 @@ def _residuals(problem: Problem, field: Array) -> tuple[Array, Array]:
     """Bounded residuals ``[pixels]``, zero where they do not count; where they do."""
     moved = problem.points + field
     counted = inside(moved) & problem.counted
-    residuals = _bounded(sample(problem.moving, moved)[..., 0] - problem.fixed, problem.outlier)
+    warped = (sample(problem.moving, moved)[..., 0] - problem.mean) / problem.scale
+    residuals = _bounded(warped - problem.fixed, problem.outlier)
     return jnp.where(counted, residuals, 0.0), counted
 
 
@@ -147,8 +158,8 @@ def _linearised(problem: Problem, free: FreeGaussians) -> tuple[Array, Array, Ar
     moved = problem.points + displacement(from_free(free), problem.points)
     value, slopes = _value_and_slopes(problem.moving, moved)
     counted = inside(moved) & problem.counted
-    residuals = value - problem.fixed
-    held = jnp.where(counted, (1.0 + (residuals / problem.outlier) ** 2) ** -1.5, 0.0)
+    residuals = (value - problem.mean) / problem.scale - problem.fixed
+    held = jnp.where(counted, (1.0 + (residuals / problem.outlier) ** 2) ** -1.5 / problem.scale, 0.0)
     slopes = [held * slope for slope in slopes]
     bells = jax.vmap(_bell_of)(free)
     # A loop, whose every turn leaves seven plain arrays: what XLA makes of one array stacked for all is ten times slower.

@@ -1,15 +1,17 @@
 """Instance refinement: the Gaussians of ONE pair as a nonlinear least-squares problem, solved by Levenberg-Marquardt."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement_and_determinant, from_free, to_free
+from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement, displacement_and_determinant, from_free, to_free
 from r2n2_jax.ops.grid import coordinates
-from r2n2_jax.ops.local_contrast import local_contrast, noise_of_pair
-from r2n2_jax.registration.least_squares import Problem, flat, gain, normal_equations, objective, pose, unflat
+from r2n2_jax.ops.local_contrast import around, local_contrast, noise_of_pair, quiet
+from r2n2_jax.ops.warp import sample
+from r2n2_jax.registration.least_squares import Problem, flat, gain, looked_at, normal_equations, objective, pose, unflat
 
 Array = jax.Array
 
@@ -75,13 +77,13 @@ def refine(
     Returns:
         the same number of Gaussians, and the objective's course.
     """
-    problem = _seen(fixed, moving, mask)
+    contrast = _contrast(fixed, moving, mask)
     fractions = _at_fractions(to_free(gaussians))
-    first = _lowest(fractions, _objectives(problem, fractions, tv_weight))
+    first = _lowest(fractions, _objectives(contrast, fractions, tv_weight))
     start = flat(first)
     weight = prior / start.size
 
-    def judge(free: FreeGaussians) -> tuple[Array, Array]:
+    def judge(problem: Problem, free: FreeGaussians) -> tuple[Array, Array]:
         """The objective with the prior, and the smallest Jacobian determinant of the map."""
         loss, determinants = objective(problem, free, tv_weight)
         return loss + weight * jnp.sum((flat(free) - start) ** 2), jnp.min(determinants)
@@ -92,6 +94,8 @@ def refine(
         return _least(displacement_and_determinant(from_free(unflat(vector, first)), points)[1])
 
     def step(state: _State, _: None) -> tuple[_State, Array]:
+        problem = contrast(state.free)
+        state = state._replace(loss=judge(problem, state.free)[0])
         now = flat(state.free)
         normal, slope = normal_equations(problem, state.free, tv_weight)
         normal, slope = normal + weight * jnp.eye(start.size), slope + weight * (now - start)
@@ -101,7 +105,7 @@ def refine(
         def attempt(damping: Array) -> _State:
             change = _along_the_fold(normal + damping * shape, -slope, *to_fold)
             trial = _bounded(unflat(now + change, first), first)
-            loss, least = judge(trial)
+            loss, least = judge(problem, trial)
             allowed = least > jnp.minimum(state.least, _LEAST_DETERMINANT)
             return _State(trial, jnp.where(allowed, loss, jnp.inf), least, damping)
 
@@ -111,9 +115,9 @@ def refine(
         new = jax.tree.map(lambda new, old: jnp.where(best.loss < state.loss, new, old), best, kept)
         return new, new.loss
 
-    state = _State(first, *judge(first), jnp.asarray(_FIRST_DAMPING))
+    state = _State(first, *judge(contrast(first), first), jnp.asarray(_FIRST_DAMPING))
     last, losses = jax.lax.scan(step, state, None, length=iterations)
-    agreed, explained = gain(problem, last.free)
+    agreed, explained = gain(contrast(last.free), last.free)
     earned = (agreed >= _LEAST_GAIN * noise_of_pair(fixed, moving, mask)) | (explained >= _BEYOND_NOISE)
     found = last.free._replace(weight=jnp.where(earned, last.free.weight, 0.0))
     return Refined(from_free(found), jnp.concatenate([state.loss[None], losses]))
@@ -150,16 +154,27 @@ def best_fraction(
         the same number of Gaussians.
     """
     fractions = _at_fractions(to_free(gaussians))
-    plain = _objectives(pose(fixed, moving, mask, outlier=jnp.inf), fractions, 0.0)
-    judged = _objectives(_seen(fixed, moving, mask), fractions, tv_weight)
+    squares = pose(fixed, moving, mask, outlier=jnp.inf)
+    plain = _objectives(lambda _: squares, fractions, 0.0)
+    judged = _objectives(_contrast(fixed, moving, mask), fractions, tv_weight)
     judged = jnp.where(plain <= plain[_FRACTIONS.index(0.0)], judged, jnp.inf)
     return from_free(_lowest(fractions, judged))
 
 
-def _seen(fixed: Array, moving: Array, mask: Array | None) -> Problem:
-    """What is compared of standardised images: their local contrast."""
+def _contrast(fixed: Array, moving: Array, mask: Array | None) -> Callable[[FreeGaussians], Problem]:
+    """What is compared of standardised images, their local contrast: that of the moving one as some Gaussians warp it."""
     noise = noise_of_pair(fixed, moving, mask)
-    return pose(*(local_contrast(image, noise, mask) for image in (fixed, moving)), mask)
+    fixed, moving = (quiet(image, noise) for image in (fixed, moving))
+    undisplaced = pose(*(local_contrast(image, noise, mask) for image in (fixed, moving)), mask)._replace(moving=moving)
+    points, lattice = coordinates(fixed.shape[:-1]), looked_at(fixed.shape[:-1])
+
+    def problem(free: FreeGaussians) -> Problem:
+        # Beyond the border the border's pixels go on: nothing ends there.
+        warped = sample(moving, jnp.clip(points + displacement(from_free(free), points), -1.0, 1.0))
+        mean, scale = (part.ravel()[lattice] for part in around(warped, noise, mask))
+        return undisplaced._replace(mean=mean, scale=scale)
+
+    return problem
 
 
 def _least(determinants: Array) -> Array:
@@ -184,8 +199,8 @@ def _at_fractions(free: FreeGaussians) -> FreeGaussians:
     return jax.vmap(lambda fraction: free._replace(weight=fraction * free.weight))(jnp.asarray(_FRACTIONS))
 
 
-def _objectives(problem: Problem, fractions: FreeGaussians, tv_weight: float) -> Array:
-    return jax.lax.map(lambda free: objective(problem, free, tv_weight)[0], fractions)
+def _objectives(problem: Callable[[FreeGaussians], Problem], fractions: FreeGaussians, tv_weight: float) -> Array:
+    return jax.lax.map(lambda free: objective(problem(free), free, tv_weight)[0], fractions)
 
 
 def _lowest(candidates: FreeGaussians, judged: Array) -> FreeGaussians:

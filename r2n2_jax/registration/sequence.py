@@ -149,7 +149,9 @@ def _started(seen: View, wanted: Array, extent: Array, *, kind: Kind, devices: M
 
         def one(pair: tuple[Array, ...]) -> Start:
             fixed, moving, mask, needed = pair
-            search = functools.partial(find_start, *_quiet(fixed, moving, mask), mask, extent, kind=kind)
+            noise = noise_of_pair(fixed, moving, mask)
+            images = (quiet(image, noise) for image in (fixed, moving))
+            search = functools.partial(find_start, *images, mask, extent, kind=kind)
             return jax.lax.cond(needed, search, functools.partial(no_start, len(extent)))
 
         return jax.lax.map(one, (seen.fixed, seen.moving, mask, wanted))
@@ -248,19 +250,13 @@ def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, Array, Array]:
         counted = inside(there) if mask is None else inside(there) & mask
         compared = jnp.sum(counted)
         noise = noise_of_pair(fixed, moving, mask)
-        contrast = [local_contrast(image, noise, mask) for image in (fixed, moving)]
-        doubt = disagreement(contrast[0], sample(contrast[1], there), counted)
+        fixed, moving = (quiet(image, noise) for image in (fixed, moving))
+        warped = sample(moving, jnp.clip(there, -1.0, 1.0))
+        doubt = disagreement(*(local_contrast(image, noise, mask) for image in (fixed, warped)), counted)
         left = compared < _LEAST_COMPARED * (counted.size if mask is None else jnp.sum(mask))
-        doubt = jnp.where(left, 1.0, doubt)
-        fixed, moving = _quiet(fixed, moving, mask)
-        return ncc(fixed, sample(moving, there), counted), compared, doubt
+        return ncc(fixed, warped, counted), compared, jnp.where(left, 1.0, doubt)
 
     return jax.vmap(judge, in_axes=(0, 0, 0, None if seen.mask is None else 0))(seen.fixed, seen.moving, gaussians, seen.mask)
-
-
-def _quiet(fixed: Array, moving: Array, mask: Array | None) -> list[Array]:
-    noise = noise_of_pair(fixed, moving, mask)
-    return [quiet(image, noise, mask) for image in (fixed, moving)]
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "devices"))
