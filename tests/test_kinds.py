@@ -37,7 +37,10 @@ def test_noise_is_no_motion(registered):
 
 
 def test_a_jump_is_found_in_noise(registered):
-    assert beyond(registered(kinds.jumps_of_low_snr()), 1.0) == ""
+    """The longest to within a pixel and a half, and not called good."""
+    found = registered(kinds.jumps_of_low_snr())
+    assert beyond(found, 1.5) == ""
+    assert silently_wrong(found) == ""
 
 
 def test_contrast_that_arrives_is_no_motion_in_silence(registered):
@@ -57,7 +60,8 @@ def test_what_is_turned_is_found(registered):
 
 
 def test_what_stays_before_the_scene_does_not_pull_in_silence(registered):
-    assert silently_wrong(registered(kinds.behind_an_aperture(masked=False))) == ""
+    """Burned-in text holds the scene beneath it: about a pixel of seven is left in the mean."""
+    assert beyond(registered(kinds.behind_an_aperture(masked=False)), 1.2) == ""
 
 
 def test_a_mask_tells_the_scene_from_what_stays_before_it(registered):
