@@ -4,6 +4,8 @@ Prints the mean error of the displacement in pixels, over the fixed pixels that 
 registration, the largest error after it, and its status. Still pairs have no motion: what is found there is error.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,21 @@ from benchmarks import pairs_of_kinds as kinds
 from benchmarks.pairs_of_kinds import Pair
 from r2n2_jax.ops.grid import half_extent
 from r2n2_jax.registration.registrar import Registrar, load
+
+KINDS: list[Callable[[], list[Pair]]] = [
+    kinds.hot_pixels,
+    kinds.still_frames_of_low_snr,
+    kinds.jumps_of_low_snr,
+    kinds.uptake,
+    kinds.contrasts,
+    kinds.drift,
+    kinds.turns,
+    functools.partial(kinds.behind_an_aperture, masked=False),
+    functools.partial(kinds.behind_an_aperture, masked=True),
+    kinds.patterns,
+    functools.partial(kinds.of_size, 24, 24),
+    functools.partial(kinds.of_size, 100, 600),
+]
 
 
 class Judged(NamedTuple):
@@ -48,21 +65,8 @@ def main() -> None:
     """Prints the table."""
     registrar = load()
     print("| kind | before, px | after | largest after | status |\n|---|---|---|---|---|")
-    for pairs in (
-        kinds.hot_pixels(),
-        kinds.still_frames_of_low_snr(),
-        kinds.jumps_of_low_snr(),
-        kinds.uptake(),
-        kinds.contrasts(),
-        kinds.drift(),
-        kinds.turns(),
-        kinds.behind_an_aperture(masked=False),
-        kinds.behind_an_aperture(masked=True),
-        kinds.patterns(),
-        kinds.of_size(24, 24),
-        kinds.of_size(100, 600),
-    ):
-        for one in judge(registrar, pairs):
+    for make in KINDS:
+        for one in judge(registrar, make()):
             print(f"| {one.name} | {one.before:.2f} | {one.after:.2f} | {one.largest:.2f} | {one.status} |", flush=True)
 
 

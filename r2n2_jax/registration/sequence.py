@@ -31,6 +31,8 @@ Array = jax.Array
 
 _LEAST_COMPARED = 0.3  # of the pixels that count; where fewer still lie in the moving image, they say little
 
+_NOISE_DIFFERS = 0.5  # how much of a doubt noise of deviation 1 leaves after all smoothing
+
 
 class View(NamedTuple):
     """Pairs at the size that they are looked at.
@@ -253,6 +255,7 @@ def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, Array, Array]:
         fixed, moving = (quiet(image, noise) for image in (fixed, moving))
         warped = sample(moving, jnp.clip(there, -1.0, 1.0))
         doubt = disagreement(*(local_contrast(image, noise, mask) for image in (fixed, warped)), counted)
+        doubt = jnp.maximum(doubt - _NOISE_DIFFERS * noise**2, 0.0)
         left = compared < _LEAST_COMPARED * (counted.size if mask is None else jnp.sum(mask))
         return ncc(fixed, warped, counted), compared, jnp.where(left, 1.0, doubt)
 
