@@ -212,6 +212,9 @@ def test_the_normal_equations_have_the_objectives_slope():
     np.testing.assert_allclose(slope, 0.5 * expected, atol=1e-3 * float(jnp.abs(expected).max()))
 
 
+@pytest.mark.xfail(
+    reason="local contrast leaves 0.24 px, a polynomial of brightness less than 0.12", strict=True
+)
 def test_refinement_is_not_misled_by_a_smooth_change_of_brightness(monkeypatch):
     """As a coil's sensitivity makes it; the control, whose neighbourhood is the whole image, is misled."""
     shape = (64, 64)
@@ -227,8 +230,8 @@ def test_refinement_is_not_misled_by_a_smooth_change_of_brightness(monkeypatch):
     modelled = missed(20)
     monkeypatch.setattr(local_contrast, "_WINDOW", 1e3)
     jax.clear_caches()
-    assert modelled < 0.3
-    assert missed(21) > 1.5 * modelled
+    assert modelled < 0.12
+    assert missed(21) > 3.0 * modelled
 
 
 def test_the_slope_of_the_total_variation_is_that_of_the_total_variation():
