@@ -212,9 +212,7 @@ def test_the_normal_equations_have_the_objectives_slope():
     np.testing.assert_allclose(slope, 0.5 * expected, atol=1e-3 * float(jnp.abs(expected).max()))
 
 
-@pytest.mark.xfail(
-    reason="local contrast leaves 0.24 px, a polynomial of brightness less than 0.12", strict=True
-)
+@pytest.mark.xfail(reason="local contrast leaves 0.24 px, a polynomial of brightness less than 0.12", strict=True)
 def test_refinement_is_not_misled_by_a_smooth_change_of_brightness(monkeypatch):
     """As a coil's sensitivity makes it; the control, whose neighbourhood is the whole image, is misled."""
     shape = (64, 64)
