@@ -20,6 +20,7 @@ Array = jax.Array
 _WINDOW = 0.095  # the window's standard deviation, normalised units: three pixels of 64
 _FLOOR, _NOISE_FLOOR = 0.2, 10.0
 _NO_NOISE, _BLUR_BY_NOISE, _MOST_BLUR = 0.1, 10.0, 2.5
+_HALVINGS = 24  # to the precision of float32
 _STRUCTURE = 0.048  # what a residual's structure is told from noise by, normalised units: a pixel and a half of 64
 
 
@@ -43,8 +44,7 @@ def noise_deviation(image: Array, mask: Array | None = None) -> Array:
         rough = jnp.diff(rough, 2, axis=axis)
         parts = (jax.lax.slice_in_dim(counted, start, start + rough.shape[axis], axis=axis) for start in range(3))
         counted = functools.reduce(jnp.logical_and, parts)
-    middle = jnp.nanmedian(jnp.where(counted, jnp.abs(rough), jnp.nan))
-    return jnp.where(jnp.any(counted), middle / (0.6745 * 6.0 ** (d / 2)), 0.0)
+    return jnp.where(jnp.any(counted), _median(jnp.abs(rough), counted) / (0.6745 * 6.0 ** (d / 2)), 0.0)
 
 
 @jax.jit
@@ -118,6 +118,18 @@ def disagreement(fixed: Array, warped: Array, mask: Array) -> Array:
 def noise_of_pair(fixed: Array, moving: Array, mask: Array | None = None) -> Array:
     """The noise of the noisier image of a pair, see ``noise_deviation``."""
     return jnp.maximum(noise_deviation(fixed, mask), noise_deviation(moving, mask))
+
+
+def _median(values: Array, counted: Array) -> Array:
+    """The median of the counted ones, of which none is negative, by bisection: to sort them takes ten times as long."""
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = 0.5 * (ends[0] + ends[1])
+        below = 2 * jnp.sum(counted & (values <= middle)) >= jnp.sum(counted)
+        return jnp.where(below, ends[0], middle), jnp.where(below, middle, ends[1])
+
+    largest = jnp.max(jnp.where(counted, values, 0.0))
+    return jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(largest), largest))[1]
 
 
 def _blur(noise: Array) -> Array:

@@ -32,7 +32,7 @@ Array = jax.Array
 # The field is smooth, so few pixels show its differences; those below the floor, a slope of an eighth, count as squares.
 _TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = 9, 256, 1e-3
 _MOST_PIXELS = 6000  # a hundred unknowns need no more, and the time grows with them
-OUTLIER = 1.5  # tau, of images in units of their local contrast
+OUTLIER = 2.0  # tau, of images in units of their local contrast
 _UNGAINED = 0.05  # of the cost without displacement: where few pixels are left, they say little of the others' gain
 
 

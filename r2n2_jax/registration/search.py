@@ -16,10 +16,10 @@ from r2n2_jax.ops.gaussian import Gaussians
 from r2n2_jax.registration import sequence
 from r2n2_jax.registration.sequence import Found, View
 from r2n2_jax.registration.start import Kind, evidence
+from r2n2_jax.registration.trust import GOOD, statuses
 
 Start = Literal["auto", "none"] | Kind
 
-_SURE = 0.995  # a correlation above which no other start is looked for
 _DEVIATIONS = 2.8  # by which a start's correlation must be above what chance would find
 _WITHIN_REACH = 0.5  # how far the evidence of a start alone may be below that of what was found without it
 _LEAST_CORRELATION = 0.8  # with another start: images of two kinds match by chance somewhere
@@ -46,7 +46,7 @@ class Asked(NamedTuple):
 def search(
     params: Any, model: ModelConfig, fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | None, asked: Asked
 ) -> tuple[Gaussians, Affine, np.ndarray]:
-    """Registers pairs; where they do not match, again from another start, which is kept where they match better by it.
+    """Registers pairs; where they still differ, be it by noise, again from another start: kept where they match better by it.
 
     The last of the results is the doubt ``[N]``, see ``sequence.Found``.
 
@@ -71,14 +71,14 @@ def search(
     seen = views(moving, mask)
     extent = _extent(fixed.shape[1:], asked.spacing)
     if asked.start not in ("auto", "none"):
-        started = sequence.start(seen[0], np.ones(len(fixed), bool), extent, kind=asked.start)
+        started = sequence.start(seen[-1], np.ones(len(fixed), bool), extent, kind=asked.start)
         found = find(_moved(views, moving, mask, started.affine))
         return found.gaussians, started.affine, np.asarray(found.doubt)
     found, nothing = find(seen), identity(len(fixed), model.ndim)
-    wanted = np.asarray(found.correlation) < _SURE
+    wanted = statuses(np.asarray(found.differs)) != GOOD
     if asked.start == "none" or not asked.refine or not wanted.any():
         return found.gaussians, nothing, np.asarray(found.doubt)
-    started = sequence.start(seen[0], wanted, extent, kind="affine")
+    started = sequence.start(seen[-1], wanted, extent, kind="affine")
     before = _evidence(found, seen[0])
     wanted &= np.asarray(started.significance) > _DEVIATIONS
     wanted &= np.asarray(evidence(started.correlation, started.overlap)) > before - _WITHIN_REACH

@@ -22,6 +22,7 @@ from r2n2_jax.ops.intensity import prepare, resample
 from r2n2_jax.ops.local_contrast import disagreement, local_contrast, noise_of_pair, quiet
 from r2n2_jax.ops.similarity import ncc
 from r2n2_jax.ops.warp import inside, sample
+from r2n2_jax.registration.least_squares import OUTLIER
 from r2n2_jax.registration.levenberg_marquardt import best_fraction, refine_batch
 from r2n2_jax.registration.start import Kind, Start, find_start, no_start
 from r2n2_jax.runtime.devices import EVERYWHERE, PAIRS, copy_to_all, mesh, shard
@@ -55,12 +56,14 @@ class Found(NamedTuple):
         gaussians: the local transformations, fields ``[B, T, ...]``.
         correlation: ``[B]``, the normalised cross-correlation of what is compared at the model's resolution, but for the noise.
         compared: ``[B]``, how many pixels that is.
-        doubt: ``[B]``, the share of the images' structure in which they differ; 1 where too little of them is compared.
+        differs: ``[B]``, the share of the images' structure in which they differ; 1 where too little of them is compared.
+        doubt: ``[B]``, the same less what noise leaves.
     """
 
     gaussians: Gaussians
     correlation: Array
     compared: Array
+    differs: Array
     doubt: Array
 
 
@@ -215,7 +218,8 @@ def _found(params: Any, views: list[View], *, model: ModelConfig, steps: int, re
         if not refine:
             gaussians = _best_fractions(gaussians, views[0])
         for index, seen in enumerate(views if refine else ()):
-            gaussians = refine_batch(seen.fixed, seen.moving, gaussians, mask=seen.mask, iterations=refine // 2**index)
+            halved = {"iterations": refine // 2**index, "outlier": OUTLIER / 2**index}
+            gaussians = refine_batch(seen.fixed, seen.moving, gaussians, mask=seen.mask, **halved)
         return Found(gaussians, *_judged(gaussians, views[0]))
 
     return _on_each(own, devices, (EVERYWHERE, [_VIEW] * len(views)), PAIRS)(params, views)
@@ -243,10 +247,10 @@ def _best_fractions(gaussians: Gaussians, seen: View) -> Gaussians:
     return jax.lax.map(lambda pair: best_fraction(*pair[:3], mask=pair[3]), (seen.fixed, seen.moving, gaussians, seen.mask))
 
 
-def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, Array, Array]:
-    """The correlation ``[B]`` of what is compared, how many pixels that is, and the doubt."""
+def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, ...]:
+    """All of ``Found`` but the Gaussians."""
 
-    def judge(fixed: Array, moving: Array, one: Gaussians, mask: Array | None) -> tuple[Array, Array, Array]:
+    def judge(fixed: Array, moving: Array, one: Gaussians, mask: Array | None) -> tuple[Array, ...]:
         there = coordinates(fixed.shape[:-1])
         there = there + displacement(one, there)
         counted = inside(there) if mask is None else inside(there) & mask
@@ -254,10 +258,11 @@ def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, Array, Array]:
         noise = noise_of_pair(fixed, moving, mask)
         fixed, moving = (quiet(image, noise) for image in (fixed, moving))
         warped = sample(moving, jnp.clip(there, -1.0, 1.0))
-        doubt = disagreement(*(local_contrast(image, noise, mask) for image in (fixed, warped)), counted)
-        doubt = jnp.maximum(doubt - _NOISE_DIFFERS * noise**2, 0.0)
+        differs = disagreement(*(local_contrast(image, noise, mask) for image in (fixed, warped)), counted)
         left = compared < _LEAST_COMPARED * (counted.size if mask is None else jnp.sum(mask))
-        return ncc(fixed, warped, counted), compared, jnp.where(left, 1.0, doubt)
+        by_noise = jnp.where(left, 0.0, _NOISE_DIFFERS * noise**2)
+        differs = jnp.where(left, 1.0, differs)
+        return ncc(fixed, warped, counted), compared, differs, jnp.maximum(differs - by_noise, 0.0)
 
     return jax.vmap(judge, in_axes=(0, 0, 0, None if seen.mask is None else 0))(seen.fixed, seen.moving, gaussians, seen.mask)
 

@@ -23,6 +23,7 @@ from r2n2_jax.ops.warp import inside, sample
 Array = jax.Array
 Kind = Literal["translation", "rigid", "affine"]
 
+_KINDS: tuple[Kind, ...] = ("translation", "rigid", "affine")
 _TURN_DEGREES = 7.5
 _COARSE = 32
 _CANDIDATES = 6
@@ -67,7 +68,7 @@ def find_start(fixed: Array, moving: Array, mask: Array, extent: Array, *, kind:
     small = coarse[0], coarse[1], coarse[2][..., 0] >= 0.5
     found = jax.lax.map(lambda one: _polished(*small, extent, *one, kind=kind), (matrices, offsets))
     best = jax.tree.map(lambda each: each[jnp.argmax(evidence(found.correlation, found.overlap))], found)
-    best = _polished(fixed, moving, mask, extent, *best.affine, kind=kind)
+    best = _simplest(fixed, moving, mask, extent, best.affine, kind)
     # From the object's units to normalised ones.
     matrix, offset = best.affine
     best = best._replace(significance=_significance(*small[:2], best.correlation, best.overlap, len(turns)))
@@ -84,17 +85,41 @@ def evidence(correlation: Array, overlap: Array) -> Array:
     return jnp.arctanh(jnp.clip(correlation, -0.9999, 0.9999)) * jnp.sqrt(overlap)
 
 
+def _simplest(fixed: Array, moving: Array, mask: Array, extent: Array, affine: Affine, kind: Kind) -> Start:
+    """The affine map polished, or one with fewer numbers where they explain as much: what noise fits best is no turn.
+
+    Of ``k`` numbers and ``n`` independent pixels the best has the lowest ``n log(1 - correlation^2) + k log n`` (Schwarz,
+    Annals of Statistics 6(2), 1978).
+    """
+    d = len(affine.offset)
+    kinds = _KINDS[: _KINDS.index(kind) + 1]
+    u, _, v = jnp.linalg.svd(affine.matrix)
+    matrices = dict(zip(_KINDS, (jnp.eye(d), u @ v, affine.matrix), strict=True))
+    found = [_polished(fixed, moving, mask, extent, matrices[each], affine.offset, kind=each) for each in kinds]
+    starts = jax.tree.map(lambda *each: jnp.stack(each), *found)
+    numbers = jnp.asarray([len(_generators(d, each)) for each in kinds], jnp.float32)
+    n = _independent(fixed, moving)
+    unexplained = 1.0 - jnp.minimum(starts.correlation, 0.9999) ** 2
+    return jax.tree.map(lambda each: each[jnp.argmin(n * jnp.log(unexplained) + jnp.log(n) * numbers)], starts)
+
+
 def _significance(fixed: Array, moving: Array, correlation: Array, overlap: Array, turns: int) -> Array:
     """How far a correlation is above the largest that unrelated images of this kind have in so many turns and all shifts.
 
-    Neighbouring pixels are alike: ``n`` of them are as many independent ones as ``1 / sum(p q)``, of the images' normalised
-    power spectra ``p`` and ``q`` (Bartlett's formula). Of ``m`` independent draws the largest is near ``sqrt(2 log m)``.
+    Of ``m`` independent draws the largest is near ``sqrt(2 log m)``.
+    """
+    independent = _independent(fixed, moving)
+    deviations = jnp.arctanh(jnp.clip(correlation, -0.9999, 0.9999)) * jnp.sqrt(jnp.maximum(independent * overlap - 3.0, 0.0))
+    return deviations - jnp.sqrt(2.0 * jnp.log(4.0 * turns * independent))
+
+
+def _independent(fixed: Array, moving: Array) -> Array:
+    """As many independent pixels the images have, as neighbours are alike: ``1 / sum(p q)``, of their normalised power spectra
+    ``p`` and ``q`` (Bartlett's formula).
     """
     spectra = [jnp.abs(jnp.fft.fftn(image[..., 0] - jnp.mean(image))) ** 2 for image in (fixed, moving)]
     p, q = (power / jnp.maximum(jnp.sum(power), jnp.finfo(jnp.float32).tiny) for power in spectra)
-    independent = 1.0 / jnp.maximum(jnp.sum(p * q), 1.0 / p.size)
-    deviations = jnp.arctanh(jnp.clip(correlation, -0.9999, 0.9999)) * jnp.sqrt(jnp.maximum(independent * overlap - 3.0, 0.0))
-    return deviations - jnp.sqrt(2.0 * jnp.log(4.0 * turns * independent))
+    return 1.0 / jnp.maximum(jnp.sum(p * q), 1.0 / p.size)
 
 
 def _turns(d: int) -> Array:
