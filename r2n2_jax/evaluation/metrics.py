@@ -10,7 +10,7 @@ import numpy as np
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.io.geometry import to_px
 from r2n2_jax.ops.grid import coordinates
-from r2n2_jax.ops.intensity import standardise
+from r2n2_jax.ops.intensity import cut_outliers, standardise
 from r2n2_jax.ops.jacobian import determinant
 from r2n2_jax.ops.similarity import mse, ncc
 from r2n2_jax.ops.warp import inside, sample, sample_nearest, warp
@@ -29,7 +29,7 @@ class Metrics(NamedTuple):
         worst_landmark_mm: the farthest landmark's.
         end_point_error_mm: mean distance of the field from the exact one, in the body where that is known.
         dice: overlap of each organ's mask with the moving mask under the field; NaN where either image has none of it.
-        mse: of the standardised images, over the pixels that see the moving image.
+        mse: of the images, each less its mean over its deviation, of the pixels that count and see the moving image.
         ncc: normalised cross-correlation over the same pixels.
         folded: fraction of pixels whose Jacobian determinant is not positive (central differences, one-sided at the border).
         sd_log_jacobian: SDlogJ, the standard deviation of the determinant's logarithm (of 0.001 where it is below).
@@ -132,10 +132,14 @@ def _dice(case: Case, displacement: np.ndarray) -> dict[str, np.ndarray]:
 
 @jax.jit
 def _similarity(fixed: Array, moving: Array, displacement: Array, region: Array) -> tuple[Array, Array]:
-    fixed, moving = (jax.vmap(standardise)(images[..., None]) for images in (fixed, moving))
+    fixed, moving = (jax.vmap(_comparable)(images, region) for images in (fixed, moving))
     warped = jax.vmap(warp)(moving, displacement)
     mask = inside(coordinates(fixed.shape[1:-1])[None] + displacement) & region
     return jax.vmap(mse)(fixed, warped, mask), jax.vmap(ncc)(fixed, warped, mask)
+
+
+def _comparable(image: Array, region: Array) -> Array:
+    return standardise(cut_outliers(image[..., None]), region, clip=False)
 
 
 @jax.jit

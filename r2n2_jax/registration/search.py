@@ -16,7 +16,7 @@ from r2n2_jax.ops.gaussian import Gaussians
 from r2n2_jax.registration import sequence
 from r2n2_jax.registration.sequence import Found, View
 from r2n2_jax.registration.start import Kind, evidence
-from r2n2_jax.registration.trust import GOOD, statuses
+from r2n2_jax.registration.trust import FAILED, GOOD, statuses
 
 Start = Literal["auto", "none"] | Kind
 
@@ -46,7 +46,7 @@ class Asked(NamedTuple):
 def search(
     params: Any, model: ModelConfig, fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | None, asked: Asked
 ) -> tuple[Gaussians, Affine, np.ndarray]:
-    """Registers pairs; where they still differ, be it by noise, again from another start: kept where they match better by it.
+    """Registers pairs; where that fails, again with the moving image's bright and dark exchanged, as in another modality.
 
     The last of the results is the doubt ``[N]``, see ``sequence.Found``.
 
@@ -67,6 +67,24 @@ def search(
     if asked.refine < 0:
         raise InputError(f"{asked.refine} steps of refinement; none (0) or more are needed")
     find = functools.partial(sequence.find, params, model, steps=count, refine=asked.refine)
+    first = _from_starts(find, model, fixed, moving, mask, asked)
+    failed = statuses(first[-1]) == FAILED
+    if not asked.refine or not failed.any():
+        return first
+    exchanged = _from_starts(find, model, fixed, -moving, mask, asked)
+    gaussians, affine, doubt = _chosen(failed & (statuses(exchanged[-1]) != FAILED), exchanged, first)
+    return gaussians, affine, np.asarray(doubt)
+
+
+def _from_starts(
+    find: Callable[[list[View]], Found],
+    model: ModelConfig,
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    mask: np.ndarray | None,
+    asked: Asked,
+) -> tuple[Gaussians, Affine, np.ndarray]:
+    """Where pairs still differ, be it by noise, they are registered from another start: kept where they match better by it."""
     views = functools.partial(sequence.views, model, fixed, refine=asked.refine)
     seen = views(moving, mask)
     extent = _extent(fixed.shape[1:], asked.spacing)
@@ -89,7 +107,7 @@ def search(
     as_well = np.asarray(again.correlation) > np.asarray(found.correlation) - _AS_WELL
     wanted &= better | (as_well & _is_still(again) & ~_is_still(found))
     second, first = (again.gaussians, started.affine, again.doubt), (found.gaussians, nothing, found.doubt)
-    gaussians, affine, doubt = jax.tree.map(functools.partial(_where, wanted), second, first)
+    gaussians, affine, doubt = _chosen(wanted, second, first)
     return gaussians, affine, np.asarray(doubt)
 
 
@@ -122,5 +140,6 @@ def _is_still(found: Found) -> np.ndarray:
     return ~np.asarray(found.gaussians.weight).any(axis=(1, 2))
 
 
-def _where(condition: np.ndarray, chosen: Any, other: Any) -> Any:
-    return jnp.where(condition.reshape(-1, *(1,) * (chosen.ndim - 1)), chosen, other)
+def _chosen(condition: np.ndarray, chosen: Any, other: Any) -> Any:
+    """Of two trees of arrays ``[N, ...]`` the first's where ``condition [N]``, else the second's."""
+    return jax.tree.map(lambda a, b: jnp.where(condition.reshape(-1, *(1,) * (a.ndim - 1)), a, b), chosen, other)

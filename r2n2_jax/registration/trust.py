@@ -5,7 +5,7 @@ import numpy as np
 GOOD, UNCERTAIN, FAILED = STATUSES = ("good", "uncertain", "failed")
 
 # Doubts of so much and more, see ``ops.local_contrast.disagreement``: ``python -m benchmarks.statuses`` counts the errors.
-_UNCERTAIN_FROM = 0.025
+_UNCERTAIN_FROM = 0.0175
 _FAILED_FROM = 0.08
 
 
