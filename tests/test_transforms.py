@@ -21,7 +21,7 @@ from r2n2_jax.ops.intensity import standardise
 from r2n2_jax.ops.jacobian import determinant
 from r2n2_jax.ops.regularisers import isotropic_tv
 from r2n2_jax.ops.warp import inside, sample, warp
-from r2n2_jax.registration.least_squares import _linearised, _total_variation, flat, normal_equations, objective, pose, unflat
+from r2n2_jax.registration.least_squares import flat, linearised, normal_equations, objective, pose, total_variation, unflat
 from r2n2_jax.registration.levenberg_marquardt import _along_the_fold, best_fraction, refine
 
 SHAPE = (40, 33)
@@ -152,7 +152,7 @@ def test_the_jacobian_of_the_refinement_is_that_of_the_residuals():
         return (sample(moving, points + field) - fixed)[5:-5, 5:-5].ravel()
 
     expected = jax.jacfwd(residuals)(flat(free))
-    value, rows, counted = _linearised(pose(fixed, moving, None, outlier=jnp.inf), free)
+    value, rows, counted = linearised(pose(fixed, moving, None, outlier=jnp.inf), free)
     inner = np.s_[5:-5, 5:-5]
     assert counted.reshape(SHAPE)[inner].all()
     np.testing.assert_allclose(value.reshape(SHAPE)[inner].ravel(), residuals(flat(free)), atol=1e-5)
@@ -232,7 +232,7 @@ def test_refinement_is_not_misled_by_a_smooth_change_of_brightness(monkeypatch):
     assert missed(21) > 3.0 * modelled
 
 
-def test_the_slope_of_the_total_variation_is_that_of_the_total_variation():
+def test_the_slope_of_thetotal_variation_is_that_of_thetotal_variation():
     """Half of it; its curvature is the Gauss-Newton one of the same weighted squares."""
     free = jax.tree.map(lambda value: value + 0.01, to_free(TRUE))
     points = coordinates((9, 9))
@@ -245,7 +245,7 @@ def test_the_slope_of_the_total_variation_is_that_of_the_total_variation():
         squared = jnp.sum(down[:, :-1] ** 2 + right[:-1] ** 2, axis=-1)
         return jnp.mean(jnp.sqrt(squared + 1e-6))
 
-    normal, slope = _total_variation(free)
+    normal, slope = total_variation(free)
     np.testing.assert_allclose(slope, 0.5 * jax.grad(variation)(flat(free)), rtol=1e-3, atol=1e-7)
     # Along the weights the field is linear, so that there the curvature is that of the squares, to be had by differences.
     weights = np.zeros(slope.size, bool)
@@ -259,7 +259,7 @@ def test_the_slope_of_the_total_variation_is_that_of_the_total_variation():
     np.testing.assert_allclose(step @ normal @ step, 0.5 * expected, rtol=1e-3)
 
 
-def test_a_larger_weight_of_the_total_variation_smooths():
+def test_a_larger_weight_of_thetotal_variation_smooths():
     fixed, moving = (standardise(image[..., None]) for image in known_pair((48, 48)))
     start = TRUE._replace(weight=0.5 * TRUE.weight)
     found = (refine(fixed, moving, start, iterations=10, tv_weight=weight).gaussians for weight in (0.0, 300.0))

@@ -180,6 +180,28 @@ def displacement_and_determinant(gaussians: Gaussians, points: Array) -> tuple[A
     Returns:
         ``[..., d]`` and ``[...]``; the map ``x -> x + f(x)`` folds where the second is not positive.
     """
+    field, slopes = _field_and_slopes(gaussians, points)
+    rows = [[slope + float(i == j) for j, slope in enumerate(row)] for i, row in enumerate(slopes)]
+    return jnp.stack(field, axis=-1), determinant(rows)
+
+
+@jax.jit
+def displacement_gradient(gaussians: Gaussians, points: Array) -> Array:
+    """The derivative of ``displacement``: its component ``i`` along the coordinate ``j``, exact.
+
+    Args:
+        gaussians: fields with one leading axis ``T``.
+        points: ``[..., d]``.
+
+    Returns:
+        ``[..., d, d]``, normalised units.
+    """
+    slopes = _field_and_slopes(gaussians, points)[1]
+    return jnp.stack([jnp.stack(row, axis=-1) for row in slopes], axis=-2)
+
+
+def _field_and_slopes(gaussians: Gaussians, points: Array) -> tuple[list[Array], list[list[Array]]]:
+    """The field's ``d`` components ``[...]`` and their derivatives along the ``d`` coordinates, one by one."""
     d = points.shape[-1]
     at = components(points)
 
@@ -195,6 +217,4 @@ def displacement_and_determinant(gaussians: Gaussians, points: Array) -> tuple[A
         return (field, slopes), None
 
     zero = jnp.zeros(points.shape[:-1], points.dtype)
-    identity = [[zero + float(i == j) for j in range(d)] for i in range(d)]
-    (field, slopes), _ = jax.lax.scan(add, ([zero] * d, identity), gaussians)
-    return jnp.stack(field, axis=-1), determinant(slopes)
+    return jax.lax.scan(add, ([zero] * d, [[zero] * d] * d), gaussians)[0]

@@ -88,9 +88,9 @@ def objective(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[
 
 def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
     """Half the objective's curvature ``[7 T, 7 T]``, to the first order of its squares, and half its slope ``[7 T]``."""
-    residuals, rows, counted = _linearised(problem, free)
+    residuals, rows, counted = linearised(problem, free)
     per_pixel = _charge(problem, counted)[0]
-    tv_normal, tv_slope = _total_variation(free)
+    tv_normal, tv_slope = total_variation(free)
     return per_pixel * (rows @ rows.T) + tv_weight * tv_normal, per_pixel * (rows @ residuals) + tv_weight * tv_slope
 
 
@@ -153,8 +153,8 @@ def _bounded(residuals: Array, outlier: Array) -> Array:
     return residuals / jnp.sqrt(1.0 + (residuals / outlier) ** 2)
 
 
-def _linearised(problem: Problem, free: FreeGaussians) -> tuple[Array, Array, Array]:
-    """Residuals ``[pixels]``; their Jacobian, transposed, ``[7 x T, pixels]``, in the order of ``flat``; where they count."""
+def linearised(problem: Problem, free: FreeGaussians) -> tuple[Array, Array, Array]:
+    """Bounded residuals ``[pixels]``; their Jacobian, transposed, ``[7 T, pixels]``, ordered as ``flat``; where they count."""
     moved = problem.points + displacement(from_free(free), problem.points)
     value, slopes = _value_and_slopes(problem.moving, moved)
     counted = inside(moved) & problem.counted
@@ -167,14 +167,19 @@ def _linearised(problem: Problem, free: FreeGaussians) -> tuple[Array, Array, Ar
     return jnp.where(counted, _bounded(residuals, problem.outlier), 0.0), jnp.concatenate(rows), counted
 
 
-def _total_variation(free: FreeGaussians) -> tuple[Array, Array]:
+def field_rows(free: FreeGaussians, points: Array) -> list[Array]:
+    """What each parameter does to each component of the field at any points ``[*any, d]``: ``d`` times ``[7 T, *any]``."""
+    d = points.shape[-1]
+    bells = jax.vmap(_bell_of)(free)
+    unit = [[jnp.full(points.shape[:-1], float(i == j)) for j in range(d)] for i in range(d)]
+    return [jnp.concatenate(jax.lax.map(lambda bell, u=u: _rows(u, bell, components(points)), bells)) for u in unit]
+
+
+def total_variation(free: FreeGaussians) -> tuple[Array, Array]:
     """Half the curvature ``[7 T, 7 T]`` and half the slope ``[7 T]`` of the isotropic TV, with its weights held fixed."""
     d = free.position.shape[-1]
     points = coordinates((_TV_PIXELS,) * d)
-    bells = jax.vmap(_bell_of)(free)
-    unit = [[jnp.full(points.shape[:-1], float(i == j)) for j in range(d)] for i in range(d)]
-    rows = [jnp.concatenate(jax.lax.map(lambda bell, u=u: _rows(u, bell, components(points)), bells)) for u in unit]
-    differences = jnp.concatenate([_finite_differences(row, d) for row in rows], axis=-2)
+    differences = jnp.concatenate([_finite_differences(row, d) for row in field_rows(free, points)], axis=-2)
     now = _field_differences(displacement(from_free(free), points))
     length = _length(now)[None, None]
     weighted = (differences / (2 * length.size * length)).reshape(len(differences), -1)

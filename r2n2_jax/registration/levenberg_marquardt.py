@@ -7,10 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement, displacement_and_determinant, from_free, to_free
+from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement_and_determinant, from_free, to_free
 from r2n2_jax.ops.grid import coordinates
-from r2n2_jax.ops.local_contrast import around, noise_of_pair, quiet
-from r2n2_jax.ops.warp import sample
+from r2n2_jax.ops.local_contrast import noise_of_pair
+from r2n2_jax.registration.contrast import contrast_problem
 from r2n2_jax.registration.least_squares import OUTLIER, Problem, flat, gain, normal_equations, objective, pose, unflat
 
 Array = jax.Array
@@ -24,7 +24,6 @@ _SHARPNESS, _SLIDE_BELOW, _BACK = 30.0, 0.4, 0.1
 _LEAST_DETERMINANT = 0.1  # above zero by what a finer grid may find in between
 _LEAST_GAIN = 0.5  # in units of the noise: twice what chance finds in still images
 _BEYOND_NOISE = 0.5  # of the difference: noise, smoothed between pixels, leaves more
-_AROUND_PIXELS = 64  # per axis, at most, for the neighbourhoods' means and scales: they are smooth
 _FOLD_PIXELS = 32  # per axis, for the slope of the smallest determinant
 
 
@@ -80,7 +79,7 @@ def refine(
     Returns:
         the same number of Gaussians, and the objective's course.
     """
-    contrast = _contrast(fixed, moving, mask, outlier)
+    contrast = contrast_problem(fixed, moving, mask, outlier=outlier)
     fractions = _at_fractions(to_free(gaussians))
     first = _lowest(fractions, _objectives(contrast, fractions, tv_weight))
     start = flat(first)
@@ -167,44 +166,9 @@ def best_fraction(
     fractions = _at_fractions(to_free(gaussians))
     squares = pose(fixed, moving, mask, outlier=jnp.inf)
     plain = _objectives(lambda _: squares, fractions, 0.0)
-    judged = _objectives(_contrast(fixed, moving, mask, OUTLIER), fractions, tv_weight)
+    judged = _objectives(contrast_problem(fixed, moving, mask), fractions, tv_weight)
     judged = jnp.where(plain <= plain[_FRACTIONS.index(0.0)], judged, jnp.inf)
     return from_free(_lowest(fractions, judged))
-
-
-def _contrast(fixed: Array, moving: Array, mask: Array | None, outlier: float) -> Callable[[FreeGaussians], Problem]:
-    """What is compared of standardised images, their local contrast: that of the moving one as some Gaussians warp it."""
-    noise = noise_of_pair(fixed, moving, mask)
-    fixed, moving = (quiet(image, noise) for image in (fixed, moving))
-    coarse = coordinates(tuple(min(n, _AROUND_PIXELS) for n in fixed.shape[:-1]))
-    counted = None if mask is None else _nearly_in(mask, coarse)
-    plain = pose(fixed, moving, mask, outlier=outlier)
-
-    def neighbourhood(image: Array, there: Array) -> tuple[Array, Array]:
-        """Mean and scale around the pixels that are looked at, of an image carried by a map of the coarse grid."""
-        # Beyond the border the border's pixels go on: nothing ends there.
-        carried = sample(image, jnp.clip(there, -1.0, 1.0))
-        found = sample(jnp.stack(around(carried, noise, counted), axis=-1), plain.points)
-        return found[:, 0], found[:, 1]
-
-    of_fixed, of_still = (neighbourhood(image, coarse) for image in (fixed, moving))
-    undisplaced = plain._replace(fixed=_against(plain.fixed, *of_fixed), still=_against(plain.still, *of_still))
-
-    def problem(free: FreeGaussians) -> Problem:
-        mean, scale = neighbourhood(moving, coarse + displacement(from_free(free), coarse))
-        return undisplaced._replace(mean=mean, scale=scale)
-
-    return problem
-
-
-def _against(values: Array, mean: Array, scale: Array) -> Array:
-    return (values - mean) / scale
-
-
-def _nearly_in(mask: Array, points: Array) -> Array:
-    """The points that lie in a mask ``[*spatial]`` by half; of a mask finer than they are, those nearest it."""
-    share = sample(mask[..., None].astype(jnp.float32), points)[..., 0]
-    return share >= 0.5 * jnp.max(share)
 
 
 def _least(determinants: Array) -> Array:

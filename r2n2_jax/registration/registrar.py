@@ -87,11 +87,11 @@ class Registrar:
             mask = _checked_overlap(fixed, moving, compared, covered, mask)
         asked = Asked(steps, refine, start, np.take(fixed.geometry.spacing, fixed.geometry.axes))
         pair = fixed.pixels[None], compared[None], None if mask is None else mask[None]
-        gaussians, affine, doubt = search(self.params, self.config.model, *pair, asked)
-        applied = apply(gaussians, pixels[None], affine, placed, shape=fixed.pixels.shape)
-        parts = applied, outer(gaussians, affine), affine
-        applied, gaussians, affine = jax.tree.map(lambda array: np.asarray(array[0]), parts)
-        described = gaussians, affine, compared, covered, doubt[0], len(gaussians.weight)
+        answer = search(self.params, self.config.model, *pair, asked)
+        applied = apply(answer.gaussians, pixels[None], answer.affine, placed, shape=fixed.pixels.shape)
+        parts = applied, outer(answer.gaussians, answer.affine), answer
+        applied, gaussians, answer = jax.tree.map(lambda array: np.asarray(array[0]), parts)
+        described = gaussians, answer.affine, compared, covered, answer.doubt, answer.covariance, len(gaussians.weight)
         return Registration(*applied, *described, geometry=fixed.geometry)
 
     def register_series(
@@ -170,10 +170,11 @@ class Registrar:
 
     def _register(self, fixed: np.ndarray, moving: np.ndarray, asked: Asked, mask: np.ndarray | None = None) -> Registration:
         """Pairs ``[N, *spatial]`` on one grid."""
-        gaussians, affine, doubt = search(self.params, self.config.model, fixed, moving, mask, asked)
-        applied = apply(gaussians, moving, affine, shape=fixed.shape[1:])
-        covered = np.broadcast_to(True, moving.shape)
-        return Registration(*applied, outer(gaussians, affine), affine, moving, covered, doubt, gaussians.weight.shape[1])
+        answer = search(self.params, self.config.model, fixed, moving, mask, asked)
+        applied = apply(answer.gaussians, moving, answer.affine, shape=fixed.shape[1:])
+        gaussians, covered = outer(answer.gaussians, answer.affine), np.broadcast_to(True, moving.shape)
+        known = jax.tree.map(np.asarray, (answer.doubt, answer.covariance))
+        return Registration(*applied, gaussians, answer.affine, moving, covered, *known, gaussians.weight.shape[1])
 
     def _check(self, image: np.ndarray, name: str) -> None:
         if image.ndim != self.config.model.ndim:

@@ -4,8 +4,9 @@ Its arrays are NumPy's, ``[*spatial]``, on the fixed image's own grid.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,10 @@ from r2n2_jax.io.files import new_folder, write_json
 from r2n2_jax.io.geometry import Geometry, pixel_grid
 from r2n2_jax.io.images import displacement_transform, write_displacement, write_image
 from r2n2_jax.ops.affine import Affine, shift
-from r2n2_jax.ops.gaussian import Gaussians, displacement
+from r2n2_jax.ops.gaussian import Gaussians, displacement, displacement_gradient
+from r2n2_jax.ops.grid import coordinates, half_extent
+from r2n2_jax.ops.strain import principal_strains
+from r2n2_jax.registration.posterior import deviation, spread
 from r2n2_jax.registration.trust import statuses
 
 CONVENTION = (
@@ -24,6 +28,20 @@ CONVENTION = (
     "(x - position)), Sigma = R(rotation) diag(variance) R(rotation)^T; components (x, y[, z]), x along image columns; pixel "
     "centres span [-1, 1] on each axis; rotation in radians"
 )
+
+
+class Deformation(NamedTuple):
+    """What a map does to the neighbourhood of points, in millimetres along the image's axes.
+
+    Attributes:
+        matrix: ``[..., d, d]``, the derivative of the carried point's component ``i`` along the coordinate ``j``.
+        determinant: ``[...]``, volume after, over volume before; not positive where the map folds.
+        strains: ``[..., d]``, the principal ones, the largest first, see ``ops.strain``.
+    """
+
+    matrix: np.ndarray
+    determinant: np.ndarray
+    strains: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +59,7 @@ class Registration:
         moving: ``[*spatial]``, the moving image as it was compared: undisplaced, on the fixed image's grid.
         covered: ``[*spatial]`` bool, the pixels of that grid on which the undisplaced moving image lies.
         doubt: ``[]``, what speaks against trusting it; 0: nothing. ``status`` says it in a word.
+        posterior: ``[P, P]``, how sure the local transformations' ``P`` numbers are; ``covariance`` says it of points.
         steps: how many.
         fixed_frame: index of the frame a series was registered to; None for a pair.
         geometry: of the fixed image's grid; of a series of arrays, pixels.
@@ -54,6 +73,7 @@ class Registration:
     moving: np.ndarray
     covered: np.ndarray
     doubt: np.ndarray
+    posterior: np.ndarray
     steps: int
     fixed_frame: int | None = None
     geometry: Geometry | None = None
@@ -69,13 +89,42 @@ class Registration:
 
         For a series the result has the frame axis in front.
         """
-        points = jnp.asarray(points, jnp.float32)
-        axes = self.displacement.shape[-1]
-        if points.ndim == 0 or points.shape[-1] != axes:
-            raise InputError(f"points of shape {points.shape}; the last axis holds the {axes} normalised coordinates")
-        field = jax.vmap(_field, in_axes=(0, 0, None)) if self._is_series else _field
-        carried = field(self.parameters, self.affine, points)
-        return np.asarray(points[(None,) * (carried.ndim - points.ndim)] + carried)
+        carried = self._at_points(_field, self.parameters, self.affine, points=points)
+        points = np.asarray(points, np.float32)
+        return points[(None,) * (carried.ndim - points.ndim)] + carried
+
+    def covariance(self, points: np.ndarray) -> np.ndarray:
+        """How sure the places of carried points are: the covariance of their displacement, square millimetres.
+
+        Args:
+            points: ``[..., d]``, fixed points, normalised.
+
+        Returns:
+            ``[..., d, d]``, along the image's axes, for a series with the frame axis in front. A start is taken as it is.
+        """
+        millimetres = self._millimetres()
+        found = self._at_points(spread, self._inner(), self.posterior, self.affine, points=points)
+        return found * millimetres[:, None] * millimetres
+
+    def uncertainty(self, frame: int | None = None) -> np.ndarray:
+        """The standard deviation of the displacement, the root of its mean squared length: ``[*spatial]``, millimetres.
+
+        Args:
+            frame: of a series, which one's.
+        """
+        one = self._of(frame)
+        points = coordinates(one.warped.shape)
+        return np.asarray(deviation(one._inner(), one.posterior, one.affine, points, one._millimetres()))
+
+    def jacobian(self, points: np.ndarray) -> Deformation:
+        """The exact derivative of the map from fixed to moving points, at fixed points ``[..., d]``, normalised.
+
+        For a series the result has the frame axis in front.
+        """
+        slopes = self._at_points(_gradient, self.parameters, self.affine, points=points)
+        millimetres = self._millimetres()
+        matrix = (slopes + np.eye(len(millimetres), dtype=np.float32)) * millimetres[:, None] / millimetres
+        return Deformation(matrix, np.linalg.det(matrix), np.asarray(principal_strains(matrix)))
 
     def transform(self, frame: int | None = None) -> Any:
         """The field as a ``SimpleITK.DisplacementFieldTransform``: physical points, fixed to moving, as Resample wants it.
@@ -119,6 +168,26 @@ class Registration:
         one = jax.tree.map(lambda array: array[index], self)
         return dataclasses.replace(one, fixed_frame=None)
 
+    def _at_points(self, function: Callable[..., jax.Array], *known: Any, points: np.ndarray) -> np.ndarray:
+        """A function of what is known of a pair and of points, of every pair."""
+        points = jnp.asarray(points, jnp.float32)
+        axes = self.displacement.shape[-1]
+        if points.ndim == 0 or points.shape[-1] != axes:
+            raise InputError(f"points of shape {points.shape}; the last axis holds the {axes} normalised coordinates")
+        if self._is_series:
+            function = jax.vmap(function, in_axes=(*(0 for _ in known), None))
+        return np.asarray(function(*known, points))
+
+    def _inner(self) -> Gaussians:
+        """The local transformations before the affine map: ``l`` of ``A (x + l(x)) + b``."""
+        weight = np.linalg.solve(self.affine.matrix[..., None, :, :], self.parameters.weight[..., None])[..., 0]
+        return self.parameters._replace(weight=weight)
+
+    def _millimetres(self) -> np.ndarray:
+        """What 1 is along each axis, ``[d]``."""
+        geometry = self._geometry()
+        return np.asarray(half_extent(geometry.shape) * np.take(geometry.spacing, geometry.axes), np.float32)
+
     @property
     def _is_series(self) -> bool:
         return np.ndim(self.parameters.position) == 3
@@ -135,9 +204,16 @@ class Registration:
 
 jax.tree_util.register_dataclass(
     Registration,
-    data_fields=["displacement", "warped", "inside", "parameters", "affine", "moving", "covered", "doubt"],
+    data_fields=["displacement", "warped", "inside", "parameters", "affine", "moving", "covered", "doubt", "posterior"],
     meta_fields=["steps", "fixed_frame", "geometry"],
 )
+
+
+@jax.jit
+def _gradient(gaussians: Gaussians, affine: Affine, points: jax.Array) -> jax.Array:
+    """The derivative of ``_field``."""
+    local = displacement_gradient(gaussians, points)
+    return local + jnp.broadcast_to(affine.matrix - jnp.eye(len(affine.offset)), local.shape)
 
 
 @jax.jit

@@ -43,12 +43,26 @@ class Asked(NamedTuple):
     spacing: Sequence[float] | None = None
 
 
+class Answer(NamedTuple):
+    """What is known of ``N`` pairs.
+
+    Attributes:
+        gaussians: the local transformations, fields ``[N, T, ...]``.
+        affine: the start before them, fields ``[N, ...]``.
+        doubt: ``[N]``, see ``sequence.Found``.
+        covariance: ``[N, P, P]``, of the local transformations, see ``posterior``.
+    """
+
+    gaussians: Gaussians
+    affine: Affine
+    doubt: np.ndarray
+    covariance: np.ndarray
+
+
 def search(
     params: Any, model: ModelConfig, fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | None, asked: Asked
-) -> tuple[Gaussians, Affine, np.ndarray]:
+) -> Answer:
     """Registers pairs; where that fails, again with the moving image's bright and dark exchanged, as in another modality.
-
-    The last of the results is the doubt ``[N]``, see ``sequence.Found``.
 
     Args:
         params: the network's weights.
@@ -68,12 +82,11 @@ def search(
         raise InputError(f"{asked.refine} steps of refinement; none (0) or more are needed")
     find = functools.partial(sequence.find, params, model, steps=count, refine=asked.refine)
     first = _from_starts(find, model, fixed, moving, mask, asked)
-    failed = statuses(first[-1]) == FAILED
+    failed = statuses(first.doubt) == FAILED
     if not asked.refine or not failed.any():
         return first
     exchanged = _from_starts(find, model, fixed, -moving, mask, asked)
-    gaussians, affine, doubt = _chosen(failed & (statuses(exchanged[-1]) != FAILED), exchanged, first)
-    return gaussians, affine, np.asarray(doubt)
+    return _chosen(failed & (statuses(exchanged.doubt) != FAILED), exchanged, first)
 
 
 def _from_starts(
@@ -83,7 +96,7 @@ def _from_starts(
     moving: np.ndarray,
     mask: np.ndarray | None,
     asked: Asked,
-) -> tuple[Gaussians, Affine, np.ndarray]:
+) -> Answer:
     """Where pairs still differ, be it by noise, they are registered from another start: kept where they match better by it."""
     views = functools.partial(sequence.views, model, fixed, refine=asked.refine)
     seen = views(moving, mask)
@@ -91,24 +104,26 @@ def _from_starts(
     if asked.start not in ("auto", "none"):
         started = sequence.start(seen[-1], np.ones(len(fixed), bool), extent, kind=asked.start)
         found = find(_moved(views, moving, mask, started.affine))
-        return found.gaussians, started.affine, np.asarray(found.doubt)
+        return _answer(found, started.affine)
     found, nothing = find(seen), identity(len(fixed), model.ndim)
     wanted = statuses(np.asarray(found.differs)) != GOOD
     if asked.start == "none" or not asked.refine or not wanted.any():
-        return found.gaussians, nothing, np.asarray(found.doubt)
+        return _answer(found, nothing)
     started = sequence.start(seen[-1], wanted, extent, kind="affine")
     before = _evidence(found, seen[0])
     wanted &= np.asarray(started.significance) > _DEVIATIONS
     wanted &= np.asarray(evidence(started.correlation, started.overlap)) > before - _WITHIN_REACH
     if not wanted.any():
-        return found.gaussians, nothing, np.asarray(found.doubt)
+        return _answer(found, nothing)
     again = find(_moved(views, moving, mask, started.affine))
     better = (_evidence(again, seen[0]) > before + _CHANCE) & (np.asarray(again.correlation) > _LEAST_CORRELATION)
     as_well = np.asarray(again.correlation) > np.asarray(found.correlation) - _AS_WELL
     wanted &= better | (as_well & _is_still(again) & ~_is_still(found))
-    second, first = (again.gaussians, started.affine, again.doubt), (found.gaussians, nothing, found.doubt)
-    gaussians, affine, doubt = _chosen(wanted, second, first)
-    return gaussians, affine, np.asarray(doubt)
+    return _chosen(wanted, _answer(again, started.affine), _answer(found, nothing))
+
+
+def _answer(found: Found, affine: Affine) -> Answer:
+    return Answer(found.gaussians, affine, found.doubt, found.covariance)
 
 
 def outer(gaussians: Gaussians, affine: Affine) -> Gaussians:
@@ -142,4 +157,4 @@ def _is_still(found: Found) -> np.ndarray:
 
 def _chosen(condition: np.ndarray, chosen: Any, other: Any) -> Any:
     """Of two trees of arrays ``[N, ...]`` the first's where ``condition [N]``, else the second's."""
-    return jax.tree.map(lambda a, b: jnp.where(condition.reshape(-1, *(1,) * (a.ndim - 1)), a, b), chosen, other)
+    return jax.tree.map(lambda a, b: np.where(condition.reshape(-1, *(1,) * (a.ndim - 1)), a, b), chosen, other)

@@ -24,6 +24,7 @@ from r2n2_jax.ops.similarity import ncc
 from r2n2_jax.ops.warp import inside, sample
 from r2n2_jax.registration.least_squares import OUTLIER
 from r2n2_jax.registration.levenberg_marquardt import best_fraction, refine_batch
+from r2n2_jax.registration.posterior import posterior
 from r2n2_jax.registration.start import Kind, Start, find_start, no_start
 from r2n2_jax.runtime.devices import EVERYWHERE, PAIRS, copy_to_all, mesh, shard
 from r2n2_jax.runtime.programs import kept
@@ -58,6 +59,7 @@ class Found(NamedTuple):
         compared: ``[B]``, how many pixels that is.
         differs: ``[B]``, the share of the images' structure in which they differ; 1 where too little of them is compared.
         doubt: ``[B]``, the same less what noise leaves.
+        covariance: ``[B, P, P]``, of the Gaussians' ``P`` numbers, see ``posterior``.
     """
 
     gaussians: Gaussians
@@ -65,6 +67,7 @@ class Found(NamedTuple):
     compared: Array
     differs: Array
     doubt: Array
+    covariance: Array
 
 
 class Applied(NamedTuple):
@@ -220,7 +223,7 @@ def _found(params: Any, views: list[View], *, model: ModelConfig, steps: int, re
         for index, seen in enumerate(views if refine else ()):
             halved = {"iterations": refine // 2**index, "outlier": OUTLIER / 2**index}
             gaussians = refine_batch(seen.fixed, seen.moving, gaussians, mask=seen.mask, **halved)
-        return Found(gaussians, *_judged(gaussians, views[0]))
+        return Found(gaussians, *_judged(gaussians, views[0]), _covariance(gaussians, views[-1], OUTLIER / len(views)))
 
     return _on_each(own, devices, (EVERYWHERE, [_VIEW] * len(views)), PAIRS)(params, views)
 
@@ -248,7 +251,7 @@ def _best_fractions(gaussians: Gaussians, seen: View) -> Gaussians:
 
 
 def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, ...]:
-    """All of ``Found`` but the Gaussians."""
+    """How well the pairs match: what ``Found`` has between the Gaussians and their covariance."""
 
     def judge(fixed: Array, moving: Array, one: Gaussians, mask: Array | None) -> tuple[Array, ...]:
         there = coordinates(fixed.shape[:-1])
@@ -265,6 +268,13 @@ def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, ...]:
         return ncc(fixed, warped, counted), compared, differs, jnp.maximum(differs - by_noise, 0.0)
 
     return jax.vmap(judge, in_axes=(0, 0, 0, None if seen.mask is None else 0))(seen.fixed, seen.moving, gaussians, seen.mask)
+
+
+def _covariance(gaussians: Gaussians, seen: View, outlier: float) -> Array:
+    def of_pair(pair: tuple[Array, Array, Gaussians, Array | None]) -> Array:
+        return posterior(*pair[:3], mask=pair[3], outlier=outlier)
+
+    return jax.lax.map(of_pair, (seen.fixed, seen.moving, gaussians, seen.mask))
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "devices"))

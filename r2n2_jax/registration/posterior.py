@@ -1,0 +1,102 @@
+r"""How sure the Gaussians of ONE pair are: the covariance of their numbers, and of the displacement at any point.
+
+Near the optimum the numbers answer to the residuals :math:`r` by :math:`-H^{-1} J^T r / N`, with half the objective's curvature
+:math:`H` and the residuals' Jacobian :math:`J`. Neighbouring residuals are alike, and where tissue slides or contrast changes
+they are large: so their covariance is taken from themselves, tile by tile (the sandwich of White, Econometrica 48(4), 1980,
+with the clusters of Liang and Zeger, Biometrika 73(1), 1986),
+
+.. math:: C = k^2\,H^{-1} \Big(\sum_b g_b g_b^T\Big) H^{-1}, \qquad g_b = \frac1N \sum_{x \in b} J(x)^T r(x)
+
+where one factor ``k`` makes what is said true of landmarks: ``python -m benchmarks.uncertainty`` finds it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from r2n2_jax.ops.affine import Affine
+from r2n2_jax.ops.gaussian import Gaussians, to_free
+from r2n2_jax.registration.contrast import contrast_problem
+from r2n2_jax.registration.least_squares import OUTLIER, field_rows, linearised, total_variation
+
+Array = jax.Array
+
+_FACTOR = 3.2
+_TILES = 12  # per axis
+_PRIOR = 1e-2  # of the mean curvature, for what no pixel tells
+
+
+@functools.partial(jax.jit, static_argnames="tv_weight")
+def posterior(
+    fixed: Array,
+    moving: Array,
+    gaussians: Gaussians,
+    *,
+    mask: Array | None = None,
+    tv_weight: float = 0.1,
+    outlier: float = OUTLIER,
+) -> Array:
+    """The covariance of a pair's Gaussians, as ``FreeGaussians`` laid out by ``least_squares.flat``.
+
+    Args:
+        fixed: ``[*spatial, 1]``, standardised.
+        moving: the same shape.
+        gaussians: what was found, fields ``[T, ...]``.
+        mask: ``[*spatial]`` bool, the fixed image's pixels that count; by default all.
+        tv_weight: weight of the isotropic total variation, as in ``refine``.
+        outlier: as in ``refine``.
+
+    Returns:
+        ``[7 T, 7 T]`` (2D).
+    """
+    free = to_free(gaussians)
+    problem = contrast_problem(fixed, moving, mask, outlier=outlier)(free)
+    residuals, rows, counted = linearised(problem, free)
+    pixels = jnp.maximum(jnp.sum(counted), 1)
+    curvature = rows @ rows.T / pixels + tv_weight * total_variation(free)[0]
+    curvature = curvature + _PRIOR / len(rows) * jnp.eye(len(rows))
+    tiles = jnp.clip(((problem.points + 1.0) * (_TILES / 2)).astype(int), 0, _TILES - 1)
+    tile = jnp.ravel_multi_index(tuple(tiles.T), (_TILES,) * tiles.shape[-1], mode="clip")
+    pulls = jax.ops.segment_sum((rows * residuals[None]).T / pixels, tile, num_segments=_TILES ** tiles.shape[-1])
+    answers = _FACTOR * jnp.linalg.solve(curvature, pulls.T)
+    return answers @ answers.T
+
+
+@jax.jit
+def spread(gaussians: Gaussians, covariance: Array, affine: Affine, points: Array) -> Array:
+    r"""The covariance of :math:`A (x + l(x)) + b - x` at any points, of a start ``A, b`` that is taken as it is.
+
+    Args:
+        gaussians: of ``l``, fields ``[T, ...]``.
+        covariance: theirs, see ``posterior``.
+        affine: the start.
+        points: ``[*any, d]``.
+
+    Returns:
+        ``[*any, d, d]``, normalised units.
+    """
+    rows = jnp.einsum("ij,jp...->ip...", affine.matrix, jnp.stack(field_rows(to_free(gaussians), points)))
+    return jnp.einsum("ip...,pq,jq...->...ij", rows, covariance, rows)
+
+
+@jax.jit
+def deviation(gaussians: Gaussians, covariance: Array, affine: Affine, points: Array, unit: Array) -> Array:
+    """The standard deviation of the displacement, the root of its mean squared length, row by row.
+
+    Args:
+        gaussians: see ``spread``.
+        covariance: see ``spread``.
+        affine: see ``spread``.
+        points: ``[*spatial, d]``.
+        unit: ``[d]``, what 1 is along each coordinate, millimetres say.
+
+    Returns:
+        ``[*spatial]``, in that unit.
+    """
+
+    def of_row(row: Array) -> Array:
+        variances = jnp.diagonal(spread(gaussians, covariance, affine, row), axis1=-2, axis2=-1)
+        return jnp.sqrt(jnp.maximum(jnp.sum(variances * jnp.broadcast_to(unit**2, variances.shape), axis=-1), 0.0))
+
+    return jax.lax.map(of_row, points)
