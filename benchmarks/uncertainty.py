@@ -1,9 +1,9 @@
 """How true the stated uncertainty is: ``python -m benchmarks.uncertainty``.
 
-Phantoms are registered by default: those of validation to find the factor by which a deviation is to be taken, those of the test
-set to see whether it holds. Prints, for three ways to say how sure a displacement is, the rank correlation with the true error
-by landmark and by pair, the factor, and how many of the test landmarks lie in regions that should hold so many. The first way is
-the package's: its factor is to be 1, or ``registration.posterior._FACTOR`` times that.
+Phantoms are registered by default: those of validation to find the factor by which a deviation is to be taken, those of the
+test set to see whether it holds. Prints, for three ways to say how sure a displacement is, the rank correlation with the true
+error by landmark and by pair, the factor, and how many of the test landmarks lie in regions that should hold so many. The first
+way is the package's: its factor is to be 1, or ``registration.posterior._FACTOR`` times that.
 """
 
 import jax

@@ -7,7 +7,8 @@ with the clusters of Liang and Zeger, Biometrika 73(1), 1986),
 
 .. math:: C = k^2\,H^{-1} \Big(\sum_b g_b g_b^T\Big) H^{-1}, \qquad g_b = \frac1N \sum_{x \in b} J(x)^T r(x)
 
-where one factor ``k`` makes what is said true of landmarks: ``python -m benchmarks.uncertainty`` finds it.
+where one factor ``k`` makes what is said true of landmarks: ``python -m benchmarks.uncertainty`` finds it. What is near the
+optimum says nothing of a better one far away. So ``k`` grows with the doubt where that is large.
 """
 
 import functools
@@ -24,6 +25,7 @@ Array = jax.Array
 
 _FACTOR = 3.2
 _TILES = 12  # per axis
+_DOUBT_FROM, _DOUBLED_BY = 0.035, 0.0075  # the doubt from which k grows, and by which it doubles
 _PRIOR = 1e-2  # of the mean curvature, for what no pixel tells
 
 
@@ -34,6 +36,7 @@ def posterior(
     gaussians: Gaussians,
     *,
     mask: Array | None = None,
+    doubt: Array | float = 0.0,
     tv_weight: float = 0.1,
     outlier: float = OUTLIER,
 ) -> Array:
@@ -44,6 +47,7 @@ def posterior(
         moving: the same shape.
         gaussians: what was found, fields ``[T, ...]``.
         mask: ``[*spatial]`` bool, the fixed image's pixels that count; by default all.
+        doubt: about the result, see ``sequence.Found``.
         tv_weight: weight of the isotropic total variation, as in ``refine``.
         outlier: as in ``refine``.
 
@@ -59,7 +63,8 @@ def posterior(
     tiles = jnp.clip(((problem.points + 1.0) * (_TILES / 2)).astype(int), 0, _TILES - 1)
     tile = jnp.ravel_multi_index(tuple(tiles.T), (_TILES,) * tiles.shape[-1], mode="clip")
     pulls = jax.ops.segment_sum((rows * residuals[None]).T / pixels, tile, num_segments=_TILES ** tiles.shape[-1])
-    answers = _FACTOR * jnp.linalg.solve(curvature, pulls.T)
+    factor = _FACTOR * (1.0 + jnp.maximum(doubt - _DOUBT_FROM, 0.0) / _DOUBLED_BY)
+    answers = factor * jnp.linalg.solve(curvature, pulls.T)
     return answers @ answers.T
 
 

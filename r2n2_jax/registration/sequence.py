@@ -223,7 +223,8 @@ def _found(params: Any, views: list[View], *, model: ModelConfig, steps: int, re
         for index, seen in enumerate(views if refine else ()):
             halved = {"iterations": refine // 2**index, "outlier": OUTLIER / 2**index}
             gaussians = refine_batch(seen.fixed, seen.moving, gaussians, mask=seen.mask, **halved)
-        return Found(gaussians, *_judged(gaussians, views[0]), _covariance(gaussians, views[-1], OUTLIER / len(views)))
+        judged = _judged(gaussians, views[0])
+        return Found(gaussians, *judged, _covariance(gaussians, views[-1], judged[-1], outlier=OUTLIER / len(views)))
 
     return _on_each(own, devices, (EVERYWHERE, [_VIEW] * len(views)), PAIRS)(params, views)
 
@@ -270,11 +271,11 @@ def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, ...]:
     return jax.vmap(judge, in_axes=(0, 0, 0, None if seen.mask is None else 0))(seen.fixed, seen.moving, gaussians, seen.mask)
 
 
-def _covariance(gaussians: Gaussians, seen: View, outlier: float) -> Array:
-    def of_pair(pair: tuple[Array, Array, Gaussians, Array | None]) -> Array:
-        return posterior(*pair[:3], mask=pair[3], outlier=outlier)
+def _covariance(gaussians: Gaussians, seen: View, doubt: Array, *, outlier: float) -> Array:
+    def of_pair(pair: tuple[Array, Array, Gaussians, Array | None, Array]) -> Array:
+        return posterior(*pair[:3], mask=pair[3], doubt=pair[4], outlier=outlier)
 
-    return jax.lax.map(of_pair, (seen.fixed, seen.moving, gaussians, seen.mask))
+    return jax.lax.map(of_pair, (seen.fixed, seen.moving, gaussians, seen.mask, doubt))
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "devices"))
