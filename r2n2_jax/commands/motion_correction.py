@@ -2,23 +2,22 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
 
+from r2n2_jax.commands.maps import LOG_JACOBIAN, coarse_points, map_names, write_frame_maps
 from r2n2_jax.data.fixed_frame import mean_intensity_frame, mean_position_frame, position_curve
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.m_mode import summed_motion
-from r2n2_jax.evaluation.metrics import Metrics, concatenate, log_jacobian, measure
+from r2n2_jax.evaluation.metrics import Metrics, concatenate, measure
 from r2n2_jax.evaluation.series_report import Corrected, write_series_report
 from r2n2_jax.evaluation.statuses import BLANK
 from r2n2_jax.io.files import write_json
 from r2n2_jax.io.geometry import Geometry, points_to_px, to_px
-from r2n2_jax.io.images import write_displacement, write_image
 from r2n2_jax.io.landmarks import landmark_names, place_landmarks, write_landmarks
 from r2n2_jax.io.recording import Recording
 from r2n2_jax.registration.registrar import REFINE, Registrar
@@ -47,6 +46,10 @@ class Options:
     where the images do not match without it and match better with it; none with --refine 0."""
     fields: bool = True
     """Write the displacement fields."""
+    uncertainty: bool = False
+    """Write how sure the displacement is at every pixel: its standard deviation, millimetres."""
+    strain: bool = False
+    """Write by how much tissue is stretched and shortened at every pixel: the largest and the smallest principal strain."""
 
 
 def correct(
@@ -86,7 +89,8 @@ def correct(
         for index, fixed in enumerate(chosen):
             mask = None if masks is None else masks[index]
             of_slice = None if points is None else points[index]
-            _write_still(folder, index, recording, fields=options.fields)
+            for number in recording.blank[index]:
+                _write_maps(folder, index, number, None, recording.geometries[index], options)
             if fixed is None:
                 results.append(_still(recording.frames[index]))
                 continue
@@ -190,7 +194,9 @@ def _correct_slice(
             case = case._replace(
                 fixed_landmarks=np.broadcast_to(fixed_points, points[part].shape), moving_landmarks=points[part]
             )
-        _write_maps(folder, index, kept[part], chunk.displacement, geometry, fields=options.fields)
+        chunk = dataclasses.replace(chunk, geometry=geometry)
+        for number, place in zip(kept[part], range(count), strict=True):
+            _write_maps(folder, index, number, chunk.frame(place), geometry, options)
         warped[part], inside[part] = chunk.warped, chunk.inside
         motion += summed_motion(chunk.displacement, geometry)
         parts.append(_summary(chunk, case, geometry))
@@ -210,6 +216,7 @@ def _correct_slice(
         None if points is None else np.concatenate([part["points"] for part in parts]),
         motion,
         np.where(kept == fixed, GOOD, np.concatenate([part["statuses"] for part in parts])).tolist(),
+        np.concatenate([part["deviation"] for part in parts]),
     )
     return found if len(kept) == len(whole) else _among_all(found, whole)
 
@@ -240,6 +247,7 @@ def _among_all(found: Corrected, frames: np.ndarray) -> Corrected:
         parameters=spread_list(found.parameters, _NOTHING),
         points=spread(found.points),
         statuses=spread_list(found.statuses, BLANK),
+        deviation_mm=spread(found.deviation_mm),
     )
 
 
@@ -249,29 +257,15 @@ def _still(frames: np.ndarray) -> Corrected:
     metrics = Metrics(*[None] * 5, *[none] * 4)
     empty, motion = frames[:0], np.zeros((*frames.shape[1:], 2, 2))
     unseen = empty.astype(bool)
-    found = Corrected(None, np.zeros(0, int), none, empty, unseen, none, none, metrics, metrics, [], None, motion, [])
+    found = Corrected(None, np.zeros(0, int), none, empty, unseen, none, none, metrics, metrics, [], None, motion, [], none)
     return _among_all(found, frames)
 
 
-def _write_still(folder: Path, index: int, recording: Recording, *, fields: bool) -> None:
-    """Of the blank frames of a slice the maps of no displacement."""
-    geometry, blank = recording.geometries[index], recording.blank[index]
-    _write_maps(folder, index, blank, np.zeros((len(blank), *geometry.shape, 2), np.float32), geometry, fields=fields)
-
-
-def _write_maps(
-    folder: Path, index: int, numbers: Sequence[int], displacement: np.ndarray, geometry: Geometry, *, fields: bool
-) -> None:
-    """Of the frames of these numbers the displacement as ITK applies it, and the log-Jacobian map."""
-    for name in ("fields", "log_jacobian") if fields else ("log_jacobian",):
-        (folder / name / f"slice_{index}").mkdir(parents=True, exist_ok=True)
-    if not len(numbers):
-        return
-    for frame, field, change in zip(numbers, displacement, log_jacobian(displacement), strict=True):
-        file = Path(f"slice_{index}") / f"frame_{frame:04d}.nii.gz"
-        if fields:
-            write_displacement(folder / "fields" / file, field, geometry)
-        write_image(folder / "log_jacobian" / file, change, geometry)
+def _write_maps(folder: Path, index: int, number: int, one: Registration | None, geometry: Geometry, options: Options) -> None:
+    """Of one frame of a slice; None of one that is blank."""
+    names = [LOG_JACOBIAN, *map_names(uncertainty=options.uncertainty, strain=options.strain)]
+    frame = f"slice_{index}/frame_{number:04d}.nii.gz"
+    write_frame_maps(folder, frame, one, geometry, names, fields=options.fields)
 
 
 def _write_parameters(path: Path, results: list[Corrected]) -> None:
@@ -314,4 +308,5 @@ def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, A
         "parameters": [pair.describe() for pair in pairs],
         "points": carried,
         "statuses": chunk.status,
+        "deviation": chunk.deviation(coarse_points(2)).mean(axis=(1, 2)),
     }

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from r2n2_jax.commands.command_line import announce_device, parse, run
+from r2n2_jax.commands.maps import coarse_points, map_names, maps
 from r2n2_jax.commands.motion_correction import Options, correct
 from r2n2_jax.config import Precision
 from r2n2_jax.data.sample import sample_landmarks, sample_pair
@@ -24,7 +25,7 @@ from r2n2_jax.evaluation.statuses import pair_line, series_line
 from r2n2_jax.evaluation.tables import print_table
 from r2n2_jax.io.dicom import OrderBy
 from r2n2_jax.io.files import check_output, new_folder
-from r2n2_jax.io.images import read_image, read_mask
+from r2n2_jax.io.images import read_image, read_mask, write_image
 from r2n2_jax.io.recording import Recording, read_recording
 from r2n2_jax.pretrained import package
 from r2n2_jax.registration.registrar import Registrar, load
@@ -120,6 +121,8 @@ def _pair(arguments: Arguments) -> None:
     result = registrar.register(fixed, moving, mask=mask, **chosen)
     with new_folder(arguments.output) as folder:
         result.write(folder)
+        for name, values in maps(result, map_names(uncertainty=arguments.uncertainty, strain=arguments.strain)):
+            write_image(folder / f"{name}.nii.gz", values, fixed.geometry)
         save_registration(folder / PICTURE, fixed.pixels, result, mask=mask, aspect=fixed.geometry.aspect)
     if not result.covered.all():
         covered = f"{100 * result.covered.mean():.0f} %"
@@ -130,6 +133,8 @@ def _pair(arguments: Arguments) -> None:
     print(f"NCC: {before.ncc[0]:.4f} before, {after.ncc[0]:.4f} after; folded {100 * after.folded[0]:.3f} %")
     if after.tre_mm is not None:
         print(f"TRE, the mean distance of landmarks: {before.tre_mm[0]:.2f} mm before, {after.tre_mm[0]:.2f} mm after")
+    deviation = result.deviation(coarse_points(fixed.pixels.ndim))
+    print(f"standard deviation of the displacement: {deviation.mean():.2f} mm in the mean, {deviation.max():.2f} mm at most")
     print(f"picture: {arguments.output / PICTURE}")
     print(pair_line(result.status))
 

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from r2n2_jax.evaluation.metrics import logarithm
 from r2n2_jax.io.geometry import points_to_px, to_px
 from r2n2_jax.ops.gaussian import Gaussians, displacement, rotation_matrix
 from r2n2_jax.ops.grid import coordinates
@@ -23,6 +25,7 @@ _GIF_LEAST_HEIGHT = 96
 _GIF_FRAMES, _GIF_MILLISECONDS, _GIF_BYTES = 75, 120, 8_000_000
 _SAMPLE = 16
 _LEAST_DIFFERENCE = 0.01
+_MAP, _LEAST_CHANGE = 96, 0.05
 _OUTSIDE = "lightsteelblue"
 
 
@@ -34,7 +37,7 @@ def save_registration(
     mask: np.ndarray | None = None,
     aspect: float = 1.0,
 ) -> None:
-    """Fixed, moving and warped image, the difference before and after, and the field with its local transformations.
+    """Fixed, moving, warped image, the difference before and after, the field; how sure it is, and what it does to volume.
 
     An ellipse is one standard deviation of a Gaussian, coloured by its place in the sequence, with an arrow for its weight. Of
     a 3D image the middle slice is shown, without ellipses.
@@ -50,12 +53,16 @@ def save_registration(
     fixed, moving, warped = fixed[plane], result.moving[plane], np.where(result.inside, result.warped, np.nan)[plane]
     counted = np.ones(fixed.shape, bool) if mask is None else mask[plane]
     field = result.displacement[plane][..., :2]
-    figure = Figure(figsize=(12, 12 * 2 / 3 * aspect * fixed.shape[0] / fixed.shape[1] + 0.6), layout="constrained")
-    axes = figure.subplots(2, 3)
+    lattice = tuple(min(n, _MAP) for n in result.warped.shape)
+    points = np.asarray(coordinates(lattice))[tuple(n // 2 for n in lattice[: len(plane)])]
+        tuple(min(n, _MAP) // 2 for n in result.warped.shape[: len(plane)])
+    ]
+    figure = Figure(figsize=(16, 16 * 2 / 4 * aspect * fixed.shape[0] / fixed.shape[1] + 0.6), layout="constrained")
+    axes = figure.subplots(2, 4)
     low, high = np.percentile(fixed, 0.5), np.percentile(fixed, 99.5)
     most = _most_difference(fixed, moving)
     pictures = (("fixed", fixed), ("moving", moving), ("warped" if result.inside.all() else "warped, blue: outside", warped))
-    for axis, (name, image) in zip(axes[0], pictures, strict=True):
+    for axis, (name, image) in zip(axes[0], pictures, strict=False):
         axis.imshow(image, cmap=colormaps["gray"].with_extremes(bad=_OUTSIDE), vmin=low, vmax=high, aspect=aspect)
         axis.set_title(name)
     for axis, (name, image) in zip(axes[1], (("moving", moving), ("warped", warped)), strict=False):
@@ -69,6 +76,12 @@ def save_registration(
     if not plane:
         _draw_ellipses(axes[1, 2], fixed.shape, result.parameters)
     axes[1, 2].set_title(f"field, {result.steps} local transformations")
+    _draw_map(figure, axes[0, 3], result.deviation(points), fixed.shape, aspect, cmap="viridis", vmin=0.0)
+    axes[0, 3].set_title("standard deviation, mm")
+    change = logarithm(result.jacobian(points).determinant)
+    most = max(float(np.abs(change).max()), _LEAST_CHANGE)
+    _draw_map(figure, axes[1, 3], change, fixed.shape, aspect, cmap="RdBu", vmin=-most, vmax=most)
+    axes[1, 3].set_title("logarithm of the local change of volume")
     for axis in axes.flat:
         axis.set_axis_off()
     figure.savefig(path, dpi=110)
@@ -299,6 +312,13 @@ def draw_pairs(rows: list[tuple[str, np.ndarray, np.ndarray, dict[str, np.ndarra
 def _most_difference(fixed: np.ndarray, moving: np.ndarray) -> float:
     """The difference that is shown brightest: rounding, of images that do not differ, stays dark."""
     return max(float(np.percentile(np.abs(fixed - moving), 99.5)), _LEAST_DIFFERENCE * float(np.ptp(fixed)))
+
+
+def _draw_map(figure: Figure, axis: Axes, values: np.ndarray, shape: tuple[int, ...], aspect: float, **limits: Any) -> None:
+    """A map of any size over an image's pixels, with its scale."""
+    extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
+    drawn = axis.imshow(values, extent=extent, aspect=aspect, interpolation="bilinear", **limits)
+    figure.colorbar(drawn, ax=axis, shrink=0.8)
 
 
 def _draw_field(axis: Axes, fixed: np.ndarray, field: np.ndarray, aspect: float) -> None:

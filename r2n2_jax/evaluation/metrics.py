@@ -67,13 +67,13 @@ def measure(case: Case, displacement: np.ndarray) -> Metrics:
         mse=np.asarray(similarity[0]),
         ncc=np.asarray(similarity[1]),
         folded=np.mean(determinants <= 0, axis=axes),
-        sd_log_jacobian=np.std(_logarithm(determinants), axis=axes),
+        sd_log_jacobian=np.std(logarithm(determinants), axis=axes),
     )
 
 
-def log_jacobian(displacement: np.ndarray) -> np.ndarray:
-    """The logarithm of the Jacobian determinant (of 0.001 where it is below), ``[N, *spatial]``, of ``[N, *spatial, d]``."""
-    return _logarithm(np.asarray(_determinants(displacement)))
+def logarithm(determinants: np.ndarray) -> np.ndarray:
+    """The logarithm of Jacobian determinants (of 0.001 where they are below), which is as far from 0 for twice as for half."""
+    return np.log(np.maximum(determinants, _LEAST_DETERMINANT))
 
 
 def concatenate(parts: Sequence[Metrics]) -> Metrics:
@@ -85,10 +85,6 @@ def concatenate(parts: Sequence[Metrics]) -> Metrics:
     return Metrics(
         **columns, dice={organ: _column([overlaps.get(organ) for overlaps in dice], counts) for organ in organs} or None
     )
-
-
-def _logarithm(determinants: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(determinants, _LEAST_DETERMINANT))
 
 
 def _column(values: Sequence[np.ndarray | None], counts: Sequence[int]) -> np.ndarray | None:

@@ -37,6 +37,7 @@ class Corrected(NamedTuple):
         points: ``[T, points, 2]`` normalised, the fixed frame's landmarks carried to every frame; or None.
         motion: ``[H, W, 2, 2]``, the displacements' products, summed up over the frames ``kept``, see ``m_mode``.
         statuses: a word a frame, see ``registration.trust``; of a blank frame "blank".
+        deviation_mm: ``[T]``, the displacement's standard deviation, the mean over the pixels.
     """
 
     fixed: int | None
@@ -52,6 +53,7 @@ class Corrected(NamedTuple):
     points: np.ndarray | None
     motion: np.ndarray
     statuses: list[str]
+    deviation_mm: np.ndarray
 
 
 def write_series_report(folder: Path, recording: Recording, results: list[Corrected]) -> None:
@@ -70,14 +72,14 @@ def write_series_report(folder: Path, recording: Recording, results: list[Correc
 def _write_frames(path: Path, recording: Recording, results: list[Corrected]) -> None:
     """A row a frame: its status, the breathing curve, similarity before and after, folding, displacement."""
     header = ["slice", "frame", "status", "time_s", "position", "mse_before", "mse_after", "ncc_before", "ncc_after"]
-    header += ["folded", "mean_displacement_mm", "largest_displacement_mm", "tre_before_mm", "tre_after_mm"]
+    header += ["folded", "mean_displacement_mm", "largest_displacement_mm", "tre_before_mm", "tre_after_mm", "deviation_mm"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for index, result in enumerate(results):
             columns = [recording.times[index], result.position, result.before.mse, result.after.mse]
             columns += [result.before.ncc, result.after.ncc, result.after.folded, result.mean_mm, result.largest_mm]
-            columns += [result.before.tre_mm, result.after.tre_mm]
+            columns += [result.before.tre_mm, result.after.tre_mm, result.deviation_mm]
             for frame in range(len(result.warped)):
                 values = ["" if c is None or np.isnan(c[frame]) else f"{c[frame]:.6g}" for c in columns]
                 writer.writerow([index, frame, result.statuses[frame], *values])
@@ -147,8 +149,8 @@ def _captions(result: Corrected) -> list[str]:
     captions = ["of a blank slice: as it came" if result.fixed is None else "blank: as it came"] * len(result.warped)
     for frame in result.kept:
         before, after = result.before.mse[frame], result.after.mse[frame]
-        length = result.mean_mm[frame]
-        captions[frame] = f"masked MSE {before:.3f} before, {after:.3f} after; mean displacement {length:.1f} mm"
+        length = f"{result.mean_mm[frame]:.1f} mm, give or take {result.deviation_mm[frame]:.1f}"
+        captions[frame] = f"masked MSE {before:.3f} before, {after:.3f} after; mean displacement {length}"
     if result.fixed is not None:
         captions[result.fixed] = "the fixed frame"
     return captions
@@ -168,7 +170,7 @@ def _slice(recording: Recording, results: list[Corrected], index: int, folder: P
     yield html.figure(f"{name}, all frames together", over_time, said, kind="jpeg", dpi=dpi)
     curves = {
         "position in the motion (first principal component of the frames)": {"": result.position},
-        "mean displacement, mm": {"": result.mean_mm},
+        "displacement, mm": {"mean": result.mean_mm, "standard deviation": result.deviation_mm},
         "masked MSE": {"before": result.before.mse, "after": result.after.mse},
     }
     times, label = recording.times[index], "seconds"

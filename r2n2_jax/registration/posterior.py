@@ -23,7 +23,7 @@ from r2n2_jax.registration.least_squares import OUTLIER, field_rows, linearised,
 
 Array = jax.Array
 
-_FACTOR = 3.2
+_FACTOR = 3.1
 _TILES = 12  # per axis
 _DOUBT_FROM, _DOUBLED_BY = 0.035, 0.0075  # the doubt from which k grows, and by which it doubles
 _PRIOR = 1e-2  # of the mean curvature, for what no pixel tells

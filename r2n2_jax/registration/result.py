@@ -35,13 +35,19 @@ class Deformation(NamedTuple):
 
     Attributes:
         matrix: ``[..., d, d]``, the derivative of the carried point's component ``i`` along the coordinate ``j``.
-        determinant: ``[...]``, volume after, over volume before; not positive where the map folds.
-        strains: ``[..., d]``, the principal ones, the largest first, see ``ops.strain``.
     """
 
     matrix: np.ndarray
-    determinant: np.ndarray
-    strains: np.ndarray
+
+    @property
+    def determinant(self) -> np.ndarray:
+        """``[...]``, volume in the moving image over volume in the fixed one; not positive where the map folds."""
+        return np.linalg.det(self.matrix)
+
+    @property
+    def strains(self) -> np.ndarray:
+        """``[..., d]``, the principal strains, the largest first, see ``ops.strain``."""
+        return np.asarray(principal_strains(self.matrix))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +112,12 @@ class Registration:
         found = self._at_points(spread, self._inner(), self.posterior, self.affine, points=points)
         return found * millimetres[:, None] * millimetres
 
+    def deviation(self, points: np.ndarray) -> np.ndarray:
+        """The standard deviation of the displacement at points, the root of its mean squared length: ``[...]``, millimetres."""
+        return np.sqrt(np.maximum(np.trace(self.covariance(points), axis1=-2, axis2=-1), 0.0))
+
     def uncertainty(self, frame: int | None = None) -> np.ndarray:
-        """The standard deviation of the displacement, the root of its mean squared length: ``[*spatial]``, millimetres.
+        """``deviation`` at every pixel, ``[*spatial]``.
 
         Args:
             frame: of a series, which one's.
@@ -123,8 +133,7 @@ class Registration:
         """
         slopes = self._at_points(_gradient, self.parameters, self.affine, points=points)
         millimetres = self._millimetres()
-        matrix = (slopes + np.eye(len(millimetres), dtype=np.float32)) * millimetres[:, None] / millimetres
-        return Deformation(matrix, np.linalg.det(matrix), np.asarray(principal_strains(matrix)))
+        return Deformation((slopes + np.eye(len(millimetres), dtype=np.float32)) * millimetres[:, None] / millimetres)
 
     def transform(self, frame: int | None = None) -> Any:
         """The field as a ``SimpleITK.DisplacementFieldTransform``: physical points, fixed to moving, as Resample wants it.
