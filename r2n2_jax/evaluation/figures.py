@@ -55,8 +55,6 @@ def save_registration(
     field = result.displacement[plane][..., :2]
     lattice = tuple(min(n, _MAP) for n in result.warped.shape)
     points = np.asarray(coordinates(lattice))[tuple(n // 2 for n in lattice[: len(plane)])]
-        tuple(min(n, _MAP) // 2 for n in result.warped.shape[: len(plane)])
-    ]
     figure = Figure(figsize=(16, 16 * 2 / 4 * aspect * fixed.shape[0] / fixed.shape[1] + 0.6), layout="constrained")
     axes = figure.subplots(2, 4)
     low, high = np.percentile(fixed, 0.5), np.percentile(fixed, 99.5)
