@@ -112,8 +112,12 @@ def test_register_a_series(command, checkpoint, tmp_path):
     assert (tmp_path / "out" / "points.csv").read_text().count("apex") == 6
     assert_one_line(*command("register", *words)[::2], "exists already")
     words[5] = tmp_path / "lean"
-    assert command("register", *words, "--no-fields")[0] == 0
+    assert command("register", *words, "--no-fields", "--uncertainty", "--strain")[0] == 0
     assert not (tmp_path / "lean" / "fields").exists()
+    for name in ("uncertainty", "largest_strain", "smallest_strain"):
+        assert len(list((tmp_path / "lean" / name / "slice_0").iterdir())) == 6
+    rows = list(csv.DictReader((tmp_path / "lean" / "frames.csv").read_text().splitlines()))
+    assert float(rows[2]["deviation_mm"]) < min(float(row["deviation_mm"]) for row in rows if row["frame"] != "2")
 
 
 def test_a_series_says_which_frames_to_look_at(command, checkpoint, tmp_path, monkeypatch):

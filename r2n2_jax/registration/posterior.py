@@ -1,14 +1,16 @@
 r"""How sure the Gaussians of ONE pair are: the covariance of their numbers, and of the displacement at any point.
 
 Near the optimum the numbers answer to the residuals :math:`r` by :math:`-H^{-1} J^T r / N`, with half the objective's curvature
-:math:`H` and the residuals' Jacobian :math:`J`. Neighbouring residuals are alike, and where tissue slides or contrast changes
-they are large: so their covariance is taken from themselves, tile by tile (the sandwich of White, Econometrica 48(4), 1980,
-with the clusters of Liang and Zeger, Biometrika 73(1), 1986),
+:math:`H`, of which the smoothness' is :math:`S`, and the residuals' Jacobian :math:`J`. Neighbouring residuals are alike, and
+where tissue slides or contrast changes they are large: so their covariance is taken from themselves, tile by tile (the sandwich
+of White, Econometrica 48(4), 1980, with the clusters of Liang and Zeger, Biometrika 73(1), 1986),
 
-.. math:: C = k^2\,H^{-1} \Big(\sum_b g_b g_b^T\Big) H^{-1}, \qquad g_b = \frac1N \sum_{x \in b} J(x)^T r(x)
+.. math:: C = k^2\,H^{-1} \Big(\sum_b g_b g_b^T + \frac{\overline{r^2}}N S\Big) H^{-1}, \qquad g_b = \frac1N \sum_{x \in b}
+    J(x)^T r(x)
 
-where one factor ``k`` makes what is said true of landmarks: ``python -m benchmarks.uncertainty`` finds it. What is near the
-optimum says nothing of a better one far away. So ``k`` grows with the doubt where that is large.
+where what no pixel shows is as unsure as smoothness leaves it, and one factor ``k`` makes what is said true of landmarks:
+``python -m benchmarks.uncertainty`` finds it. What is near the optimum says nothing of a better one far away. So ``k`` grows
+with the doubt where that is large.
 """
 
 import functools
@@ -23,7 +25,7 @@ from r2n2_jax.registration.least_squares import OUTLIER, field_rows, linearised,
 
 Array = jax.Array
 
-_FACTOR = 3.1
+_FACTOR = 3.0
 _TILES = 12  # per axis
 _DOUBT_FROM, _DOUBLED_BY = 0.035, 0.0075  # the doubt from which k grows, and by which it doubles
 _PRIOR = 1e-2  # of the mean curvature, for what no pixel tells
@@ -58,14 +60,15 @@ def posterior(
     problem = contrast_problem(fixed, moving, mask, outlier=outlier)(free)
     residuals, rows, counted = linearised(problem, free)
     pixels = jnp.maximum(jnp.sum(counted), 1)
-    curvature = rows @ rows.T / pixels + tv_weight * total_variation(free)[0]
-    curvature = curvature + _PRIOR / len(rows) * jnp.eye(len(rows))
+    smooth = tv_weight * total_variation(free)[0] + _PRIOR / len(rows) * jnp.eye(len(rows))
+    curvature = rows @ rows.T / pixels + smooth
     tiles = jnp.clip(((problem.points + 1.0) * (_TILES / 2)).astype(int), 0, _TILES - 1)
     tile = jnp.ravel_multi_index(tuple(tiles.T), (_TILES,) * tiles.shape[-1], mode="clip")
     pulls = jax.ops.segment_sum((rows * residuals[None]).T / pixels, tile, num_segments=_TILES ** tiles.shape[-1])
     factor = _FACTOR * (1.0 + jnp.maximum(doubt - _DOUBT_FROM, 0.0) / _DOUBLED_BY)
-    answers = factor * jnp.linalg.solve(curvature, pulls.T)
-    return answers @ answers.T
+    unseen = jnp.sum(residuals**2) / pixels**2 * smooth
+    half = jnp.linalg.solve(curvature, factor * (pulls.T @ pulls + unseen))
+    return factor * jnp.linalg.solve(curvature, half.T)
 
 
 @jax.jit
