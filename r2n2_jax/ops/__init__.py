@@ -14,6 +14,7 @@ from r2n2_jax.ops import (
     regularisers,
     similarity,
     spatial_softmax,
+    strain,
     warp,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "regularisers",
     "similarity",
     "spatial_softmax",
+    "strain",
     "warp",
 ]

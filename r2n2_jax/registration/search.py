@@ -85,7 +85,7 @@ def search(
     failed = statuses(first.doubt) == FAILED
     if not asked.refine or not failed.any():
         return first
-    exchanged = _from_starts(find, model, fixed, -moving, mask, asked)
+    exchanged = _from_starts(find, model, fixed, -np.asarray(moving, np.float32), mask, asked)
     return _chosen(failed & (statuses(exchanged.doubt) != FAILED), exchanged, first)
 
 
