@@ -13,8 +13,6 @@ where what no pixel shows is as unsure as smoothness leaves it, and one factor `
 with the doubt where that is large.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -31,7 +29,7 @@ _DOUBT_FROM, _DOUBLED_BY = 0.035, 0.0075  # the doubt from which k grows, and by
 _PRIOR = 1e-2  # of the mean curvature, for what no pixel tells
 
 
-@functools.partial(jax.jit, static_argnames="tv_weight")
+@jax.jit
 def posterior(
     fixed: Array,
     moving: Array,
