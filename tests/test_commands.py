@@ -166,6 +166,28 @@ def test_a_pair_says_whether_to_look_at_it(command, checkpoint, tmp_path, monkey
         assert json.loads((tmp_path / status / "parameters.json").read_text())["status"] == status
 
 
+def test_what_is_painted_is_left_out_and_said(command, checkpoint, tmp_path):
+    """Of a pair and of a series; not where a mask says what counts."""
+    random = np.random.default_rng(0)
+    frames = random.uniform(0, 900, (3, 24, 20)).astype(np.uint16)
+    frames[:, 4:8, 3:8] = 4000
+    (tmp_path / "series").mkdir()
+    for number, frame in enumerate(frames):
+        write(tmp_path / "series" / f"{number}.png", frame)
+    mask = write(tmp_path / "mask.png", np.ones((24, 20), np.uint8))
+    pair = ["--fixed", tmp_path / "series" / "0.png", "--moving", tmp_path / "series" / "1.png"]
+    series = ["--series", tmp_path / "series", "--fixed-frame", "0"]
+    for name, words, where in (("pair", pair, "38 pixels"), ("frames", series, "up to 38 pixels of each of 2 frames")):
+        words = ["--checkpoint", checkpoint, *words, "--refine", "0"]
+        code, out, err = command("register", *words, "--output", tmp_path / name)
+        assert code == 0, err
+        assert f"left out: {where}, " in out
+        code, out, err = command("register", *words, "--output", tmp_path / f"{name}-masked", "--mask", mask)
+        assert code == 0, err
+        assert "left out" not in out
+    assert "Left out: up to 38 pixels" in (tmp_path / "frames" / "report.html").read_text()
+
+
 def test_register_several_series(command, tmp_path, monkeypatch):
     """Each gets a folder of its name; of two processes the second takes the second one alone."""
     frames = (1000 * (breathing_frames(3)[0] + 0.1)).astype(np.uint16)

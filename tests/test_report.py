@@ -82,7 +82,8 @@ def corrected(warped, fixed, statuses=None):
     inside = np.ones(warped.shape, bool)
     after = measures._replace(mse=ramp)
     kept, statuses = np.arange(count), statuses or ["good"] * count
-    return Corrected(fixed, kept, ramp, warped, inside, ramp, ramp, measures, after, [{}] * count, None, motion, statuses, ramp)
+    measured = measures, after, [{}] * count, None, motion, statuses, ramp, np.zeros(count, int)
+    return Corrected(fixed, kept, ramp, warped, inside, ramp, ramp, *measured)
 
 
 def page(folder, frames, results):

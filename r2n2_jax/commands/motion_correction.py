@@ -69,7 +69,8 @@ def correct(
         recording: what to register.
         folder: an existing, empty folder.
         options: how.
-        masks: ``[H, W]`` bool a slice: the fixed frame's pixels that refinement and the image measures look at.
+        masks: ``[H, W]`` bool a slice: the fixed frame's pixels that refinement and the image measures look at; by default all
+            but what is painted before the scene.
         landmarks: a landmark file; its points of the fixed frames are carried to all others.
         progress: show a bar.
 
@@ -188,8 +189,8 @@ def _correct_slice(
         count = len(chunk.warped)
         part = slice(done, done + count)
         case = Case("", "", fixed_frames[part], frames[part], geometry.spacing[:2])
-        if mask is not None:
-            case = case._replace(region=np.broadcast_to(mask, frames[part].shape))
+        if mask is not None or chunk.left_out.any():
+            case = case._replace(region=~chunk.left_out if mask is None else np.broadcast_to(mask, frames[part].shape))
         if points is not None:
             case = case._replace(
                 fixed_landmarks=np.broadcast_to(fixed_points, points[part].shape), moving_landmarks=points[part]
@@ -217,6 +218,7 @@ def _correct_slice(
         motion,
         np.where(kept == fixed, GOOD, np.concatenate([part["statuses"] for part in parts])).tolist(),
         np.concatenate([part["deviation"] for part in parts]),
+        np.concatenate([part["left_out"] for part in parts]),
     )
     return found if len(kept) == len(whole) else _among_all(found, whole)
 
@@ -248,6 +250,7 @@ def _among_all(found: Corrected, frames: np.ndarray) -> Corrected:
         points=spread(found.points),
         statuses=spread_list(found.statuses, BLANK),
         deviation_mm=spread(found.deviation_mm),
+        left_out=spread(found.left_out, 0),
     )
 
 
@@ -257,7 +260,9 @@ def _still(frames: np.ndarray) -> Corrected:
     metrics = Metrics(*[None] * 5, *[none] * 4)
     empty, motion = frames[:0], np.zeros((*frames.shape[1:], 2, 2))
     unseen = empty.astype(bool)
-    found = Corrected(None, np.zeros(0, int), none, empty, unseen, none, none, metrics, metrics, [], None, motion, [], none)
+    found = Corrected(
+        None, np.zeros(0, int), none, empty, unseen, none, none, metrics, metrics, [], None, motion, [], none, none.astype(int)
+    )
     return _among_all(found, frames)
 
 
@@ -309,4 +314,5 @@ def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, A
         "points": carried,
         "statuses": chunk.status,
         "deviation": chunk.deviation(coarse_points(2)).mean(axis=(1, 2)),
+        "left_out": chunk.left_out.sum(axis=(1, 2)),
     }

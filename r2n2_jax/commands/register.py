@@ -21,7 +21,7 @@ from r2n2_jax.evaluation.figures import save_registration
 from r2n2_jax.evaluation.metrics import measure
 from r2n2_jax.evaluation.report import PICTURE
 from r2n2_jax.evaluation.series_report import summary_rows
-from r2n2_jax.evaluation.statuses import pair_line, series_line
+from r2n2_jax.evaluation.statuses import left_out_line, pair_line, series_line
 from r2n2_jax.evaluation.tables import print_table
 from r2n2_jax.io.dicom import OrderBy
 from r2n2_jax.io.files import check_output, new_folder
@@ -56,7 +56,8 @@ class Arguments(Options):
     spacing: tuple[float, float] | None = None
     """Millimetres between pixels along x and y, for a series whose files hold none."""
     mask: Path | None = None
-    """An image on the fixed one's grid, not zero where refinement and the image measures look."""
+    """An image on the fixed one's grid, not zero where refinement and the image measures look; by default everywhere but at
+    burnt-in text and the ground around an aperture."""
     points: Path | None = None
     """Of a series: a landmark file (slice, frame, point, x_mm, y_mm); those of the fixed frame are carried to all others."""
 
@@ -119,6 +120,9 @@ def _pair(arguments: Arguments) -> None:
     registrar = _load(arguments)
     chosen = {"steps": arguments.steps, "refine": arguments.refine, "start": arguments.start}
     result = registrar.register(fixed, moving, mask=mask, **chosen)
+    if result.left_out.any():
+        mask = ~result.left_out
+        print(left_out_line([result.left_out.sum()]))
     with new_folder(arguments.output) as folder:
         result.write(folder)
         for name, values in maps(result, map_names(uncertainty=arguments.uncertainty, strain=arguments.strain)):
@@ -151,6 +155,9 @@ def _series(registrar: Registrar, path: Path, output: Path, arguments: Arguments
     options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
     with new_folder(output) as folder:
         results = correct(registrar, recording, folder, options=options, masks=masks, landmarks=arguments.points)
+    left_out = left_out_line(np.concatenate([one.left_out for one in results]))
+    if left_out:
+        print(left_out)
     print_table(*summary_rows(results), title="every frame against the fixed one, means over the others")
     worse = np.concatenate([(one.after.mse > one.before.mse)[one.kept] for one in results]).mean()
     if worse > 0.5:

@@ -10,7 +10,16 @@ import numpy as np
 from r2n2_jax.evaluation import figures, html
 from r2n2_jax.evaluation.m_mode import draw_m_mode, line_of_motion
 from r2n2_jax.evaluation.metrics import Metrics
-from r2n2_jax.evaluation.statuses import MEANING, MOST_SHOWN, FailedFrame, all_good, draw_failed, frames_of, status_rows
+from r2n2_jax.evaluation.statuses import (
+    MEANING,
+    MOST_SHOWN,
+    FailedFrame,
+    all_good,
+    draw_failed,
+    frames_of,
+    left_out_line,
+    status_rows,
+)
 from r2n2_jax.evaluation.viewer import Viewed, viewer
 from r2n2_jax.io.recording import Recording
 from r2n2_jax.registration.trust import FAILED
@@ -38,6 +47,7 @@ class Corrected(NamedTuple):
         motion: ``[H, W, 2, 2]``, the displacements' products, summed up over the frames ``kept``, see ``m_mode``.
         statuses: a word a frame, see ``registration.trust``; of a blank frame "blank".
         deviation_mm: ``[T]``, the displacement's standard deviation, the mean over the pixels.
+        left_out: ``[T]``, how many pixels did not count, as something is painted there.
     """
 
     fixed: int | None
@@ -54,6 +64,7 @@ class Corrected(NamedTuple):
     motion: np.ndarray
     statuses: list[str]
     deviation_mm: np.ndarray
+    left_out: np.ndarray
 
 
 def write_series_report(folder: Path, recording: Recording, results: list[Corrected]) -> None:
@@ -115,8 +126,9 @@ def _page(recording: Recording, results: list[Corrected], folder: Path) -> Itera
     yield html.paragraph(f"Frames in the order of {recording.order}.")
     if not recording.spacing_known:
         yield html.paragraph("The files hold no spacing: millimetres are pixels here.")
-    for remark in recording.remarks():
-        yield html.paragraph(f"{remark[0].upper()}{remark[1:]}.")
+    for remark in (*recording.remarks(), left_out_line(np.concatenate([result.left_out for result in results]))):
+        if remark:
+            yield html.paragraph(f"{remark[0].upper()}{remark[1:]}.")
     yield html.table(*summary_rows(results))
     viewed = [
         Viewed(frames, result.warped, result.fixed, geometry.aspect, _captions(result), result.statuses)

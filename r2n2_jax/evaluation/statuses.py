@@ -50,6 +50,22 @@ def series_line(statuses: Sequence[Sequence[str]]) -> str:
     return "; ".join(said) if all_good(statuses) else f"{'; '.join(said)}. {MEANING}"
 
 
+def left_out_line(pixels: Sequence[int] | np.ndarray) -> str:
+    """What of the frames did not count, as it is painted before the scene; empty where all did.
+
+    Args:
+        pixels: how many of each frame.
+    """
+    most, frames = max(pixels, default=0), np.count_nonzero(pixels)
+    if not most:
+        return ""
+    where = f"{most} pixels" if len(pixels) == 1 else f"up to {most} pixels of each of {frames} frames"
+    return (
+        f"left out: {where}, the same in both images before a scene that differs (burnt-in text, the ground around an "
+        "aperture), with what is near; --mask FILE says what counts instead"
+    )
+
+
 def all_good(statuses: Sequence[Sequence[str]]) -> bool:
     """Whether every frame that was registered is good."""
     return {GOOD, BLANK}.issuperset(itertools.chain(*statuses))

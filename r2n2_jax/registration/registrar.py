@@ -19,8 +19,9 @@ from r2n2_jax.io.geometry import Placement, placement, same_grid
 from r2n2_jax.io.images import Image, ImageLike, as_image, check_pixels
 from r2n2_jax.pretrained import package
 from r2n2_jax.pretrained.checkpoints import Checkpoints
+from r2n2_jax.registration.painted import painted
 from r2n2_jax.registration.result import Registration
-from r2n2_jax.registration.search import Asked, Start, outer, search
+from r2n2_jax.registration.search import Answer, Asked, Start, outer, search
 from r2n2_jax.registration.sequence import apply, place
 from r2n2_jax.runtime.devices import chunks, in_chunks
 
@@ -68,7 +69,8 @@ class Registrar:
             start: what may come before the local transformations: nothing, a translation, a translation and a turn, an affine
                 map. ``auto``: an affine one, where the images do not match without it and match better with it; none where
                 nothing is refined.
-            mask: ``[*spatial]``, not zero at the fixed image's pixels that refinement looks at; by default all.
+            mask: ``[*spatial]``, not zero at the fixed image's pixels that refinement looks at; by default all but what is
+                painted before the scene, ``Registration.left_out``.
 
         Raises:
             InputError: where the images do not match the model or each other, are not finite, or constant; or where the mask
@@ -87,12 +89,12 @@ class Registrar:
             mask = _checked_overlap(fixed, moving, compared, covered, mask)
         asked = Asked(steps, refine, start, np.take(fixed.geometry.spacing, fixed.geometry.axes))
         pair = fixed.pixels[None], compared[None], None if mask is None else mask[None]
-        answer = search(self.params, self.config.model, *pair, asked)
+        answer, left_out = self._search(*pair, asked)
         applied = apply(answer.gaussians, pixels[None], answer.affine, placed, shape=fixed.pixels.shape)
         parts = applied, outer(answer.gaussians, answer.affine), answer
         applied, gaussians, answer = jax.tree.map(lambda array: np.asarray(array[0]), parts)
-        described = gaussians, answer.affine, compared, covered, answer.doubt, answer.covariance, len(gaussians.weight)
-        return Registration(*applied, *described, geometry=fixed.geometry)
+        described = gaussians, answer.affine, compared, covered, answer.doubt, answer.covariance, left_out[0]
+        return Registration(*applied, *described, len(gaussians.weight), geometry=fixed.geometry)
 
     def register_series(
         self,
@@ -158,8 +160,8 @@ class Registrar:
     ) -> Iterator[Registration]:
         """As ``register_batch``, a few pairs at a time, so that no more than their fields need be held.
 
-        ``mask [*spatial]`` names the fixed images' pixels that refinement looks at; ``spacing`` is that of the pixels, in
-        ``(x, y[, z])`` order, by default the same along all axes.
+        ``mask [*spatial]`` names the fixed images' pixels that refinement looks at, by default as in ``register``; ``spacing``
+        is that of the pixels, in ``(x, y[, z])`` order, by default the same along all axes.
         """
 
         def register(*pairs: np.ndarray) -> Registration:
@@ -170,11 +172,21 @@ class Registrar:
 
     def _register(self, fixed: np.ndarray, moving: np.ndarray, asked: Asked, mask: np.ndarray | None = None) -> Registration:
         """Pairs ``[N, *spatial]`` on one grid."""
-        answer = search(self.params, self.config.model, fixed, moving, mask, asked)
+        answer, left_out = self._search(fixed, moving, mask, asked)
         applied = apply(answer.gaussians, moving, answer.affine, shape=fixed.shape[1:])
         gaussians, covered = outer(answer.gaussians, answer.affine), np.broadcast_to(True, moving.shape)
         known = jax.tree.map(np.asarray, (answer.doubt, answer.covariance))
-        return Registration(*applied, gaussians, answer.affine, moving, covered, *known, gaussians.weight.shape[1])
+        return Registration(*applied, gaussians, answer.affine, moving, covered, *known, left_out, gaussians.weight.shape[1])
+
+    def _search(
+        self, fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | None, asked: Asked
+    ) -> tuple[Answer, np.ndarray]:
+        """What is found for pairs ``[N, *spatial]``; and, where no mask says what counts, the pixels that were left out."""
+        left_out = np.zeros(fixed.shape, bool)
+        if mask is None:
+            left_out = np.stack([painted(*pair) for pair in zip(fixed, moving, strict=True)])
+            mask = ~left_out if left_out.any() else None
+        return search(self.params, self.config.model, fixed, moving, mask, asked), left_out
 
     def _check(self, image: np.ndarray, name: str) -> None:
         if image.ndim != self.config.model.ndim:

@@ -66,6 +66,8 @@ class Registration:
         covered: ``[*spatial]`` bool, the pixels of that grid on which the undisplaced moving image lies.
         doubt: ``[]``, what speaks against trusting it; 0: nothing. ``status`` says it in a word.
         posterior: ``[P, P]``, how sure the local transformations' ``P`` numbers are; ``covariance`` says it of points.
+        left_out: ``[*spatial]`` bool, the pixels that did not count, as something that stays is painted there, see ``painted``;
+            none where a mask said what counts.
         steps: how many.
         fixed_frame: index of the frame a series was registered to; None for a pair.
         geometry: of the fixed image's grid; of a series of arrays, pixels.
@@ -80,6 +82,7 @@ class Registration:
     covered: np.ndarray
     doubt: np.ndarray
     posterior: np.ndarray
+    left_out: np.ndarray
     steps: int
     fixed_frame: int | None = None
     geometry: Geometry | None = None
@@ -213,7 +216,18 @@ class Registration:
 
 jax.tree_util.register_dataclass(
     Registration,
-    data_fields=["displacement", "warped", "inside", "parameters", "affine", "moving", "covered", "doubt", "posterior"],
+    data_fields=[
+        "displacement",
+        "warped",
+        "inside",
+        "parameters",
+        "affine",
+        "moving",
+        "covered",
+        "doubt",
+        "posterior",
+        "left_out",
+    ],
     meta_fields=["steps", "fixed_frame", "geometry"],
 )
 
