@@ -115,6 +115,8 @@ class OptimiserConfig:
     """The weight lambda of the isotropic total variation."""
     brightness: bool = False
     """Leave out of the mismatch what a smooth change of brightness explains: a coil's sensitivity is not motion."""
+    charge_leaving: bool = False
+    """Charge a pixel that leaves the moving image what it cost undisplaced; in the paper it does not count."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -186,7 +188,7 @@ PRESETS = {
             noise=0.0,
             remat=False,
         ),
-        optimiser=OptimiserConfig(learning_rate=1.5e-3, warmup=50, decay="cosine", brightness=True),
+        optimiser=OptimiserConfig(learning_rate=1.5e-3, warmup=50, decay="cosine", brightness=True, charge_leaving=True),
         training=TrainingConfig(steps=560, batch=8, checkpoint_every=100, validation_pairs=32),
     ),
     "paper": Config(),

@@ -58,6 +58,28 @@ def test_sequence_loss_is_eq_6(key):
     np.testing.assert_allclose(loss, np.mean(errors) + 0.1 * tv, rtol=1e-5)
 
 
+@pytest.mark.parametrize("brightness", [False, True])
+def test_nothing_is_won_by_carrying_everything_out(brightness, key):
+    """A pixel that has left costs what it cost undisplaced; the control is the paper's loss, to which it costs nothing."""
+    fixed, moving = smooth_pair(key)
+    field, nothing = jnp.zeros((*fixed.shape[:-1], 2)), jnp.zeros_like(fixed)
+
+    def loss(warped, share, still):
+        """The first rows, ``share`` of all, stay inside."""
+        inside = (jnp.arange(len(fixed)) < share * len(fixed))[:, None] & jnp.ones(fixed.shape[:-1], bool)
+        shown = jnp.where(inside[..., None], warped, 0.0)
+        found, terms = sequence_loss(fixed, shown[None], inside[None], field, 0.1, brightness=brightness, still=still)
+        assert float(terms["coverage"]) == pytest.approx(share)
+        return float(found)
+
+    before, gone, half = loss(moving, 1.0, moving), loss(nothing, 0.0, moving), loss(moving, 0.5, moving)
+    assert before == pytest.approx(loss(moving, 1.0, None), rel=1e-6)
+    assert before > 0.01
+    assert gone == half == pytest.approx(before, rel=1e-6)
+    assert loss(nothing, 0.0, None) == 0.0
+    assert loss(fixed, 0.5, moving) < before
+
+
 @pytest.mark.numerical
 @pytest.mark.parametrize("brightness", [False, True])
 def test_the_sequence_loss_has_its_own_slope(brightness, key):
@@ -201,7 +223,7 @@ def test_the_bar_is_one_step_ahead_of_the_device_at_most(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_bar", lambda *_, **__: bar)
     monkeypatch.setattr(loop, "make_train_step", lambda config: step)
     monkeypatch.setattr(loop, "kept", lambda function, **_: function)
-    monkeypatch.setattr(loop, "make_validate", lambda *_: lambda params: Validation(None, 0.0, np.zeros((1, 8, 8, 1))))
+    monkeypatch.setattr(loop, "make_validate", lambda *_: lambda params: Validation(None, 0.0, 1.0, np.zeros((1, 8, 8, 1))))
     monkeypatch.setattr(loop, "save_state", lambda *_: None)
     monkeypatch.setattr(loop, "init_state", lambda config, params: TrainState({}, {}, jnp.zeros((), int), jax.random.key(0)))
     monkeypatch.setattr(jax, "block_until_ready", lambda metrics: finished.append(int(metrics.get("number", 0))))

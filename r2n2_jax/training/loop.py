@@ -159,7 +159,8 @@ def _write_scalars(writer: SummaryWriter, group: str, values: dict[str, float], 
 
 
 def _write_validation(writer: SummaryWriter, examples: Examples, found: Validation, step: int) -> None:
-    values = {"mse": found.mse} if found.tre_px is None else {"mse": found.mse, "tre_px": found.tre_px}
+    values = {"mse": found.mse, "coverage": found.coverage}
+    values |= {} if found.tre_px is None else {"tre_px": found.tre_px}
     _write_scalars(writer, "validation", values, step)
     if examples.fixed.ndim == 4:
         writer.add_image("validation/fixed_moving_warped_difference", _montage(examples, found), step, dataformats="HW")

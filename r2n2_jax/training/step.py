@@ -25,13 +25,17 @@ def make_train_step(config: Config) -> Callable[[TrainState, Array, Array], tupl
     """
     network = R2N2(config.model)
     optimiser = make_optimiser(config.optimiser, config.training.steps)
-    pair = functools.partial(sequence_loss, tv_weight=config.optimiser.tv_weight, brightness=config.optimiser.brightness)
+    asked = config.optimiser
+
+    def pair(moving: Array, *parts: Array) -> tuple[Array, dict[str, Array]]:
+        still = moving if asked.charge_leaving else None
+        return sequence_loss(*parts, asked.tv_weight, brightness=asked.brightness, still=still)
 
     def loss(params: Any, key: Array, fixed: Array, moving: Array) -> tuple[Array, dict[str, Array]]:
         sequence = network.apply({"params": params}, fixed, moving, noise=True, rngs={"noise": key})
         # The sequence has time in front of the batch; the loss is per pair.
-        each = jax.vmap(pair, in_axes=(0, 1, 1, 0))
-        losses, terms = each(fixed, sequence.warped, sequence.inside, sequence.displacement)
+        each = jax.vmap(pair, in_axes=(0, 0, 1, 1, 0))
+        losses, terms = each(moving, fixed, sequence.warped, sequence.inside, sequence.displacement)
         return jnp.mean(losses), jax.tree.map(jnp.mean, terms)
 
     slope = jax.value_and_grad(loss, has_aux=True)

@@ -22,11 +22,13 @@ class Validation(NamedTuple):
     Attributes:
         tre_px: mean landmark error in pixels of the model's resolution, or None without landmarks.
         mse: mean masked MSE after registration.
+        coverage: share of the pixels that see the moving image then.
         warped: ``[N, *spatial, 1]``, the moving images registered.
     """
 
     tre_px: float | None
     mse: float
+    coverage: float
     warped: Array
 
     @property
@@ -41,18 +43,18 @@ def make_validate(config: ModelConfig, examples: Examples) -> Callable[[Any], Va
     scale = jnp.array(half_extent(examples.fixed.shape[1:-1]))
 
     @jax.jit
-    def measure(params: Any, data: Examples) -> tuple[Array | None, Array, Array]:
+    def measure(params: Any, data: Examples) -> tuple[Array | None, Array, Array, Array]:
         sequence = network.apply({"params": params}, data.fixed, data.moving)
         warped, inside = sequence.warped[-1], sequence.inside[-1]
         error = jnp.mean(jax.vmap(mse)(data.fixed, warped, inside))
         if data.fixed_landmarks is None:
-            return None, error, warped
+            return None, error, jnp.mean(inside), warped
         per_pair = jax.vmap(displacement, in_axes=(1, 0))(sequence.gaussians, data.fixed_landmarks)
         missed = (data.fixed_landmarks + per_pair - data.moving_landmarks) * scale[None, None]
-        return jnp.mean(jnp.linalg.norm(missed, axis=-1)), error, warped
+        return jnp.mean(jnp.linalg.norm(missed, axis=-1)), error, jnp.mean(inside), warped
 
     def validate(params: Any) -> Validation:
-        tre_px, error, warped = measure(params, examples)
-        return Validation(None if tre_px is None else float(tre_px), float(error), warped)
+        tre_px, error, coverage, warped = measure(params, examples)
+        return Validation(None if tre_px is None else float(tre_px), float(error), float(coverage), warped)
 
     return validate
