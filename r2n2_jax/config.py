@@ -85,7 +85,8 @@ class PhantomConfig:
     density: bool = True
     """Let the lung's signal follow its density, 1 / det J of the motion."""
     variety: float = 0.0
-    """Fraction of the training pairs that are made into something else: turned, zoomed, moved at random, recoloured."""
+    """Fraction of the training pairs that are made into something else: turned, zoomed, moved at random, recoloured, and
+    half of them given contrast agent in one image."""
 
     def __post_init__(self) -> None:
         checks = {

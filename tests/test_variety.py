@@ -12,7 +12,7 @@ import pytest
 
 from r2n2_jax.config import Config, ModelConfig, PhantomConfig, TrainingConfig
 from r2n2_jax.data import variety
-from r2n2_jax.data.dataset import PhantomSource
+from r2n2_jax.data.dataset import PhantomSource, held_out_phantoms
 from r2n2_jax.ops.gaussian import displacement_and_determinant
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import standardise
@@ -42,6 +42,7 @@ def test_pairs_are_standardised_and_decided_by_the_key(key, images):
 def test_one_frame_without_motion_and_noise_stays_one_frame(key, images, monkeypatch):
     """View and contrast are the same in both images: with the random motion, its control, they differ."""
     monkeypatch.setattr(variety, "_NOISE", 0.0)
+    monkeypatch.setattr(variety, "_ENHANCED", 0.0)
     one_frame = (images[0], images[0])
     assert np.abs(np.subtract(*varied(key, one_frame))).max() > 0.3
     monkeypatch.setattr(variety, "_STEEPNESS", 0.0)
@@ -50,6 +51,7 @@ def test_one_frame_without_motion_and_noise_stays_one_frame(key, images, monkeyp
 
 def test_half_keep_the_phantoms_motion_and_half_their_contrast(key, images, monkeypatch):
     monkeypatch.setattr(variety, "_NOISE", 0.0)
+    monkeypatch.setattr(variety, "_ENHANCED", 0.0)
     monkeypatch.setattr(variety, "_STEEPNESS", 0.0)
     fixed, moving = varied(key, images, 400)
     moved = np.abs(fixed - moving).max((1, 2, 3)) > 1e-4
@@ -59,6 +61,38 @@ def test_half_keep_the_phantoms_motion_and_half_their_contrast(key, images, monk
     colours = np.asarray(colours)
     kept = np.abs(colours - ((pair - pair.mean()) / pair.std())[None]).max((1, 2, 3, 4)) < 1e-3
     assert 0.4 < kept.mean() < 0.6
+
+
+def test_contrast_agent_changes_half_of_the_moving_images_up_to_fourfold(key, images):
+    """Above the darkest pixel, which stays; what is not changed is the same number."""
+    changed = np.asarray(jax.vmap(variety._enhanced, in_axes=(0, None))(jax.random.split(key, 400), images[1]))
+    image = np.asarray(images[1])
+    same = (changed == image).all((1, 2, 3))
+    assert 0.4 < same.mean() < 0.6
+    above = image - image.min()
+    factors = ((changed - image.min()) / np.where(above > 0.1, above, np.nan))[~same]
+    assert np.nanmin(factors) > 0.249
+    assert np.nanmax(factors) < 4.01
+    strongest = np.nanmax(np.abs(np.log2(factors)), axis=(1, 2, 3))
+    assert 0.2 < np.median(strongest) < strongest.max()
+    assert strongest.max() > 1.5
+    np.testing.assert_allclose(changed[:, above == 0.0], image.min(), atol=1e-6)
+
+
+def test_contrast_agent_moves_nothing(key, images, monkeypatch):
+    """Without it the fixed images are the same numbers, and the moving ones those of the same view and motion."""
+    monkeypatch.setattr(variety, "_NOISE", 0.0)
+    fixed, moving = varied(key, images, 64)
+    monkeypatch.setattr(variety, "_ENHANCED", 0.0)
+    plain = varied(key, images, 64)
+    same = np.asarray(jnp.all(moving == plain[1], axis=(1, 2, 3)))
+    assert 0.3 < same.mean() < 0.7
+    chex.assert_trees_all_equal(fixed[same], plain[0][same])
+
+
+def test_the_truth_of_held_out_phantoms_knows_no_variety():
+    plain, mixed = (held_out_phantoms(PhantomConfig(variety=share), 32, "validation", 2) for share in (0.0, 1.0))
+    chex.assert_trees_all_equal(plain, mixed)
 
 
 def test_the_random_motion_hardly_ever_folds(key):
