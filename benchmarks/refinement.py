@@ -22,9 +22,10 @@ from r2n2_jax.evaluation.metrics import measure
 from r2n2_jax.ops.gaussian import Gaussians, displacement, from_free, to_free
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import standardise
+from r2n2_jax.registration.course import View
 from r2n2_jax.registration.levenberg_marquardt import refine_batch
 from r2n2_jax.registration.registrar import load
-from r2n2_jax.registration.sequence import View, propose
+from r2n2_jax.registration.sequence import propose
 
 _LM_STEPS = (5, 10, 20, 40)
 _FIRST_ORDER_STEPS = (30, 100, 300)

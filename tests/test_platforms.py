@@ -17,7 +17,7 @@ from r2n2_jax.models.r2n2 import init_params
 from r2n2_jax.ops.affine import Affine
 from r2n2_jax.ops.gaussian import Gaussians
 from r2n2_jax.registration import levenberg_marquardt, sequence
-from r2n2_jax.registration.sequence import View
+from r2n2_jax.registration.course import View
 from r2n2_jax.runtime.devices import mesh
 from r2n2_jax.training.state import init_state
 from r2n2_jax.training.step import make_train_step
@@ -65,7 +65,17 @@ def test_training_step(preset):
 def test_search(refine, on_an_accelerator):
     model = PRESETS["small"].model
     views = [View(*(floats(2, size, size, 1),) * 2, None) for size in ((64, 128) if refine else (64,))]
-    lowered(sequence._found, weights(model), views, model=model, steps=3, refine=refine, devices=mesh(1))
+    lowered(
+        sequence._found,
+        weights(model),
+        views,
+        None,
+        model=model,
+        looks=3,
+        most=11 if refine else 3,
+        refine=refine,
+        devices=mesh(1),
+    )
 
 
 def test_view_and_field():

@@ -26,7 +26,7 @@ from r2n2_jax.registration.search import Start
 from r2n2_jax.registration.trust import GOOD
 
 FixedFrame = int | Literal["mean-position", "mean-intensity"]
-_NOTHING = {"matrix": np.eye(2).tolist(), "offset": [0.0, 0.0], "transformations": []}
+_NOTHING = {"matrix": np.eye(2).tolist(), "offset": [0.0, 0.0], "steps": 0, "stopped": BLANK, "transformations": []}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +37,15 @@ class Options:
     """The frame that the others are brought to: its number, counted from 0, or how it is chosen; one for all slices that share
     their times."""
     steps: int | None = None
-    """Local transformations a frame; by default as many as in training."""
+    """The most local transformations: the network places as many as in training, and where the images still differ, further
+    ones that earn their place are added, by default up to 8, with --tolerance-mm up to 48. With --refine 0 the network places
+    them all."""
+    tolerance_mm: float | None = None
+    """The accuracy that is wanted: local transformations are added until the displacement's standard deviation, the mean over
+    the image, is no larger, or none earns its place. By default until the images hardly differ any more."""
     refine: int = REFINE
     """Steps of instance refinement: the transformations found are fitted to each frame alone, so many steps at the model's
-    resolution and half as many at twice that, where the images have it. 0: the network alone."""
+    resolution and half as many at twice that, where the images show more. 0: the network alone."""
     start: Start = "auto"
     """What may come before the local transformations: none, a translation, a rigid motion, an affine map. auto: an affine map
     where the images do not match without it and match better with it; none with --refine 0."""
@@ -184,7 +189,7 @@ def _correct_slice(
     fixed_frames = np.broadcast_to(whole[fixed], frames.shape)
     warped, inside = np.zeros_like(frames), np.zeros(frames.shape, bool)
     motion, parts, done = np.zeros((*geometry.shape, 2, 2)), [], 0
-    chosen = {"steps": options.steps, "refine": options.refine, "start": options.start}
+    chosen = {name: getattr(options, name) for name in ("steps", "refine", "start", "tolerance_mm")}
     for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, spacing=geometry.spacing[:2], **chosen):
         count = len(chunk.warped)
         part = slice(done, done + count)
@@ -280,7 +285,7 @@ def _write_parameters(path: Path, results: list[Corrected]) -> None:
             "fixed_frame": result.fixed,
             "convention": CONVENTION,
             "frames": [
-                {"status": status} | {name: frame[name] for name in ("matrix", "offset", "transformations")}
+                {"status": status} | {name: frame[name] for name in _NOTHING}
                 for status, frame in zip(result.statuses, result.parameters, strict=True)
             ],
         }

@@ -118,7 +118,7 @@ def _pair(arguments: Arguments) -> None:
     fixed, moving = read_image(arguments.fixed), read_image(arguments.moving)
     mask = None if arguments.mask is None else read_mask(arguments.mask, [fixed.geometry])[0]
     registrar = _load(arguments)
-    chosen = {"steps": arguments.steps, "refine": arguments.refine, "start": arguments.start}
+    chosen = {name: getattr(arguments, name) for name in ("steps", "refine", "start", "tolerance_mm")}
     result = registrar.register(fixed, moving, mask=mask, **chosen)
     if result.left_out.any():
         mask = ~result.left_out
@@ -139,6 +139,7 @@ def _pair(arguments: Arguments) -> None:
         print(f"TRE, the mean distance of landmarks: {before.tre_mm[0]:.2f} mm before, {after.tre_mm[0]:.2f} mm after")
     deviation = result.deviation(coarse_points(fixed.pixels.ndim))
     print(f"standard deviation of the displacement: {deviation.mean():.2f} mm in the mean, {deviation.max():.2f} mm at most")
+    print(f"{result.steps} local transformations; ended: {result.stopped}")
     print(f"picture: {arguments.output / PICTURE}")
     print(pair_line(result.status))
 

@@ -84,6 +84,7 @@ def _write_frames(path: Path, recording: Recording, results: list[Corrected]) ->
     """A row a frame: its status, the breathing curve, similarity before and after, folding, displacement."""
     header = ["slice", "frame", "status", "time_s", "position", "mse_before", "mse_after", "ncc_before", "ncc_after"]
     header += ["folded", "mean_displacement_mm", "largest_displacement_mm", "tre_before_mm", "tre_after_mm", "deviation_mm"]
+    header += ["steps", "stopped"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
@@ -93,7 +94,8 @@ def _write_frames(path: Path, recording: Recording, results: list[Corrected]) ->
             columns += [result.before.tre_mm, result.after.tre_mm, result.deviation_mm]
             for frame in range(len(result.warped)):
                 values = ["" if c is None or np.isnan(c[frame]) else f"{c[frame]:.6g}" for c in columns]
-                writer.writerow([index, frame, result.statuses[frame], *values])
+                found = result.parameters[frame]
+                writer.writerow([index, frame, result.statuses[frame], *values, found["steps"], found["stopped"]])
 
 
 def summary_rows(results: list[Corrected]) -> tuple[list[str], list[list[str]]]:
@@ -162,7 +164,9 @@ def _captions(result: Corrected) -> list[str]:
     for frame in result.kept:
         before, after = result.before.mse[frame], result.after.mse[frame]
         length = f"{result.mean_mm[frame]:.1f} mm, give or take {result.deviation_mm[frame]:.1f}"
-        captions[frame] = f"masked MSE {before:.3f} before, {after:.3f} after; mean displacement {length}"
+        found = result.parameters[frame]
+        ended = f"{found['steps']} local transformations, ended: {found['stopped']}"
+        captions[frame] = f"masked MSE {before:.3f} before, {after:.3f} after; mean displacement {length}; {ended}"
     if result.fixed is not None:
         captions[result.fixed] = "the fixed frame"
     return captions

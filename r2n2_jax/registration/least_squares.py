@@ -133,7 +133,7 @@ def _mean_cost(problem: Problem, residuals: Array, counted: Array) -> Array:
 
 def _charge(problem: Problem, counted: Array) -> tuple[Array, Array]:
     """What a mean over all pixels makes of the counted ones' total; and the part of the cost that nothing is gained of."""
-    cost = jnp.where(problem.counted, _bounded(problem.still - problem.fixed, problem.outlier) ** 2, 0.0)
+    cost = jnp.where(problem.counted, bounded(problem.still - problem.fixed, problem.outlier) ** 2, 0.0)
     whole = jnp.sum(cost)
     ungained = _UNGAINED * whole + jnp.finfo(jnp.float32).tiny
     left = jnp.sum(jnp.where(counted, cost, 0.0))
@@ -145,11 +145,12 @@ def _residuals(problem: Problem, field: Array) -> tuple[Array, Array]:
     moved = problem.points + field
     counted = inside(moved) & problem.counted
     warped = (sample(problem.moving, moved)[..., 0] - problem.mean) / problem.scale
-    residuals = _bounded(warped - problem.fixed, problem.outlier)
+    residuals = bounded(warped - problem.fixed, problem.outlier)
     return jnp.where(counted, residuals, 0.0), counted
 
 
-def _bounded(residuals: Array, outlier: Array) -> Array:
+def bounded(residuals: Array, outlier: Array | float) -> Array:
+    """``phi`` of the module's docstring, of residuals ``[...]``; ``outlier`` is its ``tau``."""
     return residuals / jnp.sqrt(1.0 + (residuals / outlier) ** 2)
 
 
@@ -164,7 +165,7 @@ def linearised(problem: Problem, free: FreeGaussians) -> tuple[Array, Array, Arr
     bells = jax.vmap(_bell_of)(free)
     # A loop, whose every turn leaves seven plain arrays: what XLA makes of one array stacked for all is ten times slower.
     rows = jax.lax.map(lambda bell: _rows(slopes, bell, components(problem.points)), bells)
-    return jnp.where(counted, _bounded(residuals, problem.outlier), 0.0), jnp.concatenate(rows), counted
+    return jnp.where(counted, bounded(residuals, problem.outlier), 0.0), jnp.concatenate(rows), counted
 
 
 def field_rows(free: FreeGaussians, points: Array) -> list[Array]:

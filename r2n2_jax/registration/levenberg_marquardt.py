@@ -19,9 +19,10 @@ _FRACTIONS = (1.0, 0.5, 0.25, 0.0)
 _FIRST_DAMPING, _LEAST_DAMPING = 0.1, 1e-6
 _LADDER = (0.2, 1.0, 5.0)  # of the last damping: a trial costs a tenth of the normal equations it solves
 _HARDER = 4.0
+_SETTLED = 1e-3  # the part of the objective that a step is to gain, or no other follows
 _VARIANCE = (1e-3, 1.0)
 _SHARPNESS, _SLIDE_BELOW, _BACK = 30.0, 0.4, 0.1
-_LEAST_DETERMINANT = 0.1  # above zero by what a finer grid may find in between
+LEAST_DETERMINANT = 0.1  # above zero by what a finer grid may find in between
 _LEAST_GAIN = 0.5  # in units of the noise: twice what chance finds in still images
 _BEYOND_NOISE = 0.5  # of the difference: noise, smoothed between pixels, leaves more
 _FOLD_PIXELS = 32  # per axis, for the slope of the smallest determinant
@@ -44,6 +45,7 @@ class _State(NamedTuple):
     loss: Array
     least: Array
     damping: Array
+    settled: Array
 
 
 @functools.partial(jax.jit, static_argnames="iterations")
@@ -52,6 +54,7 @@ def refine(
     moving: Array,
     gaussians: Gaussians,
     *,
+    taken: Array | None = None,
     mask: Array | None = None,
     iterations: int,
     tv_weight: float = 0.1,
@@ -60,18 +63,19 @@ def refine(
 ) -> Refined:
     r"""Lowers the mismatch of local contrast + ``tv_weight`` * TV by moving, reshaping and reweighting the given Gaussians.
 
-    It starts from that fraction of the given weights (all, half, a quarter, none) that matches best: by its objective the
-    result is never worse than no registration. Every step tries three dampings and takes the best of those that lower the
-    objective and bring the map near no fold; where there is none, the damping grows. Of large images a lattice of pixels is
-    looked at. In the end the weights are none where the images agree no more by them than noise would, see
-    ``least_squares.gain``.
+    It starts from that fraction of the given weights (all, half, a quarter, none) that matches best, unless it is told which
+    Gaussians are ``taken``: by its objective the result is never worse than no registration. Every step tries three dampings
+    and takes the best of those that lower the objective and bring the map near no fold; where there is none, the damping grows;
+    one that hardly lowers it is the last. Of large images a lattice of pixels is looked at. In the end weights are none where
+    the images agree no more by them than noise would, see ``least_squares.gain``.
 
     Args:
         fixed: ``[*spatial, 1]``, standardised.
         moving: the same shape.
         gaussians: where to start, fields ``[T, ...]``.
+        taken: ``[T]`` bool, the Gaussians that are fitted; the others have no weight and get none. By default all.
         mask: ``[*spatial]`` bool, the fixed image's pixels that count; by default all.
-        iterations: steps.
+        iterations: steps at most.
         tv_weight: weight of the isotropic total variation.
         prior: weight of the squared distance from the start, which keeps Gaussians that no pixel holds from wandering.
         outlier: the residual of local contrast from which on a larger one hardly costs more, see ``least_squares``.
@@ -80,10 +84,13 @@ def refine(
         the same number of Gaussians, and the objective's course.
     """
     contrast = contrast_problem(fixed, moving, mask, outlier=outlier)
-    fractions = _at_fractions(to_free(gaussians))
-    first = _lowest(fractions, _objectives(contrast, fractions, tv_weight))
+    first = to_free(gaussians)
+    if taken is None:
+        fractions = _at_fractions(first)
+        first = _lowest(fractions, _objectives(contrast, fractions, tv_weight))
     start = flat(first)
     weight = prior / start.size
+    fitted = jnp.ones(start.size) if taken is None else jnp.tile(taken, start.size // len(taken)).astype(jnp.float32)
 
     def judge(problem: Problem, free: FreeGaussians) -> tuple[Array, Array]:
         """The objective with the prior, and the smallest Jacobian determinant of the map."""
@@ -95,30 +102,35 @@ def refine(
         points = coordinates((_FOLD_PIXELS,) * (fixed.ndim - 1))
         return _least(displacement_and_determinant(from_free(unflat(vector, first)), points)[1])
 
-    def step(state: _State, _: None) -> tuple[_State, Array]:
+    def step(state: _State) -> _State:
         problem = contrast(state.free)
         state = state._replace(loss=judge(problem, state.free)[0])
         now = flat(state.free)
         normal, slope = normal_equations(problem, state.free, tv_weight)
-        normal, slope = normal + weight * jnp.eye(start.size), slope + weight * (now - start)
+        normal = normal * jnp.outer(fitted, fitted) + weight * jnp.eye(start.size)
+        slope = fitted * (slope + weight * (now - start))
         shape = jnp.diag(jnp.diag(normal)) + 1e-6 * jnp.eye(start.size)
-        to_fold = jax.value_and_grad(room)(now)
+        left, gradient = jax.value_and_grad(room)(now)
 
         def attempt(damping: Array) -> _State:
-            change = _along_the_fold(normal + damping * shape, -slope, *to_fold)
+            change = _along_the_fold(normal + damping * shape, -slope, left, fitted * gradient)
             trial = _bounded(unflat(now + change, first), first)
             loss, least = judge(problem, trial)
-            allowed = least > jnp.minimum(state.least, _LEAST_DETERMINANT)
-            return _State(trial, jnp.where(allowed, loss, jnp.inf), least, damping)
+            allowed = least > jnp.minimum(state.least, LEAST_DETERMINANT)
+            settled = loss > (1.0 - _SETTLED) * state.loss
+            return _State(trial, jnp.where(allowed, loss, jnp.inf), least, damping, settled)
 
         trials = jax.lax.map(attempt, jnp.maximum(state.damping * jnp.asarray(_LADDER), _LEAST_DAMPING))
         best = jax.tree.map(lambda each: each[jnp.nanargmin(trials.loss)], trials)
         kept = state._replace(damping=state.damping * _HARDER)
-        new = jax.tree.map(lambda new, old: jnp.where(best.loss < state.loss, new, old), best, kept)
+        return jax.tree.map(lambda new, old: jnp.where(best.loss < state.loss, new, old), best, kept)
+
+    def unless_settled(state: _State, _: None) -> tuple[_State, Array]:
+        new = jax.lax.cond(state.settled, lambda settled: settled, step, state)
         return new, new.loss
 
-    state = _State(first, *judge(contrast(first), first), jnp.asarray(_FIRST_DAMPING))
-    last, losses = jax.lax.scan(step, state, None, length=iterations)
+    state = _State(first, *judge(contrast(first), first), jnp.asarray(_FIRST_DAMPING), jnp.asarray(False))
+    last, losses = jax.lax.scan(unless_settled, state, None, length=iterations)
     agreed, explained = gain(contrast(last.free), last.free)
     earned = (agreed >= _LEAST_GAIN * noise_of_pair(fixed, moving, mask)) | (explained >= _BEYOND_NOISE)
     found = last.free._replace(weight=jnp.where(earned, last.free.weight, 0.0))

@@ -35,6 +35,7 @@ def posterior(
     moving: Array,
     gaussians: Gaussians,
     *,
+    taken: Array | None = None,
     mask: Array | None = None,
     doubt: Array | float = 0.0,
     tv_weight: float = 0.1,
@@ -46,6 +47,7 @@ def posterior(
         fixed: ``[*spatial, 1]``, standardised.
         moving: the same shape.
         gaussians: what was found, fields ``[T, ...]``.
+        taken: ``[T]`` bool, the Gaussians that were fitted; there is no doubt of the others. By default all.
         mask: ``[*spatial]`` bool, the fixed image's pixels that count; by default all.
         doubt: about the result, see ``sequence.Found``.
         tv_weight: weight of the isotropic total variation, as in ``refine``.
@@ -57,14 +59,16 @@ def posterior(
     free = to_free(gaussians)
     problem = contrast_problem(fixed, moving, mask, outlier=outlier)(free)
     residuals, rows, counted = linearised(problem, free)
+    fitted = jnp.ones(len(rows)) if taken is None else jnp.tile(taken, len(rows) // len(taken)).astype(jnp.float32)
+    rows = fitted[:, None] * rows
     pixels = jnp.maximum(jnp.sum(counted), 1)
-    smooth = tv_weight * total_variation(free)[0] + _PRIOR / len(rows) * jnp.eye(len(rows))
+    smooth = tv_weight * jnp.outer(fitted, fitted) * total_variation(free)[0] + _PRIOR / jnp.sum(fitted) * jnp.eye(len(rows))
     curvature = rows @ rows.T / pixels + smooth
     tiles = jnp.clip(((problem.points + 1.0) * (_TILES / 2)).astype(int), 0, _TILES - 1)
     tile = jnp.ravel_multi_index(tuple(tiles.T), (_TILES,) * tiles.shape[-1], mode="clip")
     pulls = jax.ops.segment_sum((rows * residuals[None]).T / pixels, tile, num_segments=_TILES ** tiles.shape[-1])
     factor = _FACTOR * (1.0 + jnp.maximum(doubt - _DOUBT_FROM, 0.0) / _DOUBLED_BY)
-    unseen = jnp.sum(residuals**2) / pixels**2 * smooth
+    unseen = jnp.sum(residuals**2) / pixels**2 * jnp.outer(fitted, fitted) * smooth
     half = jnp.linalg.solve(curvature, factor * (pulls.T @ pulls + unseen))
     return factor * jnp.linalg.solve(curvature, half.T)
 

@@ -53,6 +53,7 @@ class Registrar:
         steps: int | None = None,
         refine: int = REFINE,
         start: Start = "auto",
+        tolerance_mm: float | None = None,
         mask: np.ndarray | None = None,
     ) -> Registration:
         """Registers one pair.
@@ -63,12 +64,16 @@ class Registrar:
         Args:
             fixed: an array ``[*spatial]`` of any size and intensity range, or a SimpleITK image.
             moving: the same; an array must have the fixed one's shape.
-            steps: local transformations; by default as many as in training.
+            steps: local transformations at most. The network places as many as in training; where the images still differ,
+                further ones that earn their place are added, by default up to 8, with a tolerance up to 48. Where nothing is
+                refined, the network places them all.
             refine: Levenberg-Marquardt steps on them, for this pair alone: so many at the model's resolution, then half as many
-                at twice that, where the images have it. 0: the network alone.
+                at twice that, where the images show more. 0: the network alone.
             start: what may come before the local transformations: nothing, a translation, a translation and a turn, an affine
                 map. ``auto``: an affine one, where the images do not match without it and match better with it; none where
                 nothing is refined.
+            tolerance_mm: the accuracy that is wanted: local transformations are added until the displacement's standard
+                deviation, the mean over the image, is no larger. By default until the images hardly differ any more.
             mask: ``[*spatial]``, not zero at the fixed image's pixels that refinement looks at; by default all but what is
                 painted before the scene, ``Registration.left_out``.
 
@@ -87,13 +92,13 @@ class Registrar:
             pixels = pixels.reshape(moving.geometry.size[::-1])
             compared, covered = map(np.asarray, place(pixels, placed, shape=fixed.pixels.shape))
             mask = _checked_overlap(fixed, moving, compared, covered, mask)
-        asked = Asked(steps, refine, start, np.take(fixed.geometry.spacing, fixed.geometry.axes))
+        asked = Asked(steps, refine, start, np.take(fixed.geometry.spacing, fixed.geometry.axes), tolerance_mm)
         pair = fixed.pixels[None], compared[None], None if mask is None else mask[None]
         answer, left_out = self._search(*pair, asked)
         applied = apply(answer.gaussians, pixels[None], answer.affine, placed, shape=fixed.pixels.shape)
         parts = applied, outer(answer.gaussians, answer.affine), answer
         applied, gaussians, answer = jax.tree.map(lambda array: np.asarray(array[0]), parts)
-        described = gaussians, answer.affine, compared, covered, answer.doubt, answer.covariance, left_out[0]
+        described = gaussians, answer.affine, compared, covered, answer.doubt, answer.covariance, answer.stopped, left_out[0]
         return Registration(*applied, *described, len(gaussians.weight), geometry=fixed.geometry)
 
     def register_series(
@@ -104,15 +109,17 @@ class Registrar:
         steps: int | None = None,
         refine: int = REFINE,
         start: Start = "auto",
+        tolerance_mm: float | None = None,
     ) -> Registration:
         """Registers every frame of a series to one of them.
 
         Args:
             frames: ``[T, *spatial]``, at least two.
             fixed: index of the frame that stays; by default the one nearest the mean position of the motion.
-            steps: local transformations per frame; by default as many as in training.
+            steps: local transformations per frame, at most, see ``register``.
             refine: Levenberg-Marquardt steps on them, for each frame alone.
             start: see ``register``.
+            tolerance_mm: see ``register``; of frames without spacing, in pixels.
 
         Raises:
             InputError: see ``register``; or where there is one frame, or no frame ``fixed``.
@@ -126,7 +133,7 @@ class Registrar:
         if not 0 <= index < len(frames):
             raise InputError(f"no frame {index} in a series of {len(frames)}")
         fixed_frames = np.broadcast_to(frames[index], frames.shape)
-        result = self.register_batch(fixed_frames, frames, steps=steps, refine=refine, start=start)
+        result = self.register_batch(fixed_frames, frames, steps=steps, refine=refine, start=start, tolerance_mm=tolerance_mm)
         doubt = np.where(np.arange(len(frames)) == index, 0.0, result.doubt)  # there is none about the frame that stays
         return dataclasses.replace(result, doubt=doubt, fixed_frame=index)
 
@@ -138,13 +145,14 @@ class Registrar:
         steps: int | None = None,
         refine: int = REFINE,
         start: Start = "auto",
+        tolerance_mm: float | None = None,
         spacing: Sequence[float] | None = None,
     ) -> Registration:
         """Registers many pairs ``[N, *spatial]`` that were checked already; every array has the axis ``N`` in front.
 
         ``spacing`` is that of the pixels, in ``(x, y[, z])`` order, by default the same along all axes.
         """
-        asked = Asked(steps, refine, start, spacing)
+        asked = Asked(steps, refine, start, spacing, tolerance_mm)
         return in_chunks(lambda *pairs: self._register(*pairs, asked), fixed, moving, at_once=_at_once(fixed.shape[1:]))
 
     def register_chunks(
@@ -157,6 +165,7 @@ class Registrar:
         steps: int | None = None,
         refine: int = REFINE,
         start: Start = "auto",
+        tolerance_mm: float | None = None,
     ) -> Iterator[Registration]:
         """As ``register_batch``, a few pairs at a time, so that no more than their fields need be held.
 
@@ -166,7 +175,7 @@ class Registrar:
 
         def register(*pairs: np.ndarray) -> Registration:
             masks = None if mask is None else np.broadcast_to(mask, pairs[0].shape)
-            return self._register(*pairs, Asked(steps, refine, start, spacing), masks)
+            return self._register(*pairs, Asked(steps, refine, start, spacing, tolerance_mm), masks)
 
         return chunks(register, fixed, moving, at_once=_at_once(fixed.shape[1:]))
 
@@ -175,8 +184,8 @@ class Registrar:
         answer, left_out = self._search(fixed, moving, mask, asked)
         applied = apply(answer.gaussians, moving, answer.affine, shape=fixed.shape[1:])
         gaussians, covered = outer(answer.gaussians, answer.affine), np.broadcast_to(True, moving.shape)
-        known = jax.tree.map(np.asarray, (answer.doubt, answer.covariance))
-        return Registration(*applied, gaussians, answer.affine, moving, covered, *known, left_out, gaussians.weight.shape[1])
+        known = jax.tree.map(np.asarray, (answer.doubt, answer.covariance, answer.stopped))
+        return Registration(*applied, gaussians, answer.affine, moving, covered, *known, left_out)
 
     def _search(
         self, fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | None, asked: Asked

@@ -20,6 +20,7 @@ from r2n2_jax.ops.affine import Affine, shift
 from r2n2_jax.ops.gaussian import Gaussians, displacement, displacement_gradient
 from r2n2_jax.ops.grid import coordinates, half_extent
 from r2n2_jax.ops.strain import principal_strains
+from r2n2_jax.registration.course import ENDINGS
 from r2n2_jax.registration.posterior import deviation, spread
 from r2n2_jax.registration.trust import statuses
 
@@ -60,15 +61,16 @@ class Registration:
         warped: ``[*spatial]``, the moving image in the fixed image's position, in its own intensities; zero where it is not
             ``inside``.
         inside: ``[*spatial]`` bool, the pixels that see the moving image.
-        parameters: the ``steps`` local transformations, fields ``[steps, ...]``; with ``affine`` they ARE the result.
+        parameters: the local transformations, fields ``[T, ...]``, of which those of no weight were not needed; with ``affine``
+            they ARE the result.
         affine: the map that they start from, fields ``[d, d]`` and ``[d]``; the identity where there was no other start.
         moving: ``[*spatial]``, the moving image as it was compared: undisplaced, on the fixed image's grid.
         covered: ``[*spatial]`` bool, the pixels of that grid on which the undisplaced moving image lies.
         doubt: ``[]``, what speaks against trusting it; 0: nothing. ``status`` says it in a word.
         posterior: ``[P, P]``, how sure the local transformations' ``P`` numbers are; ``covariance`` says it of points.
+        ending: ``[]``, why the sequence ended; ``stopped`` says it in words.
         left_out: ``[*spatial]`` bool, the pixels that did not count, as something that stays is painted there, see ``painted``;
             none where a mask said what counts.
-        steps: how many.
         fixed_frame: index of the frame a series was registered to; None for a pair.
         geometry: of the fixed image's grid; of a series of arrays, pixels.
     """
@@ -82,8 +84,8 @@ class Registration:
     covered: np.ndarray
     doubt: np.ndarray
     posterior: np.ndarray
+    ending: np.ndarray
     left_out: np.ndarray
-    steps: int
     fixed_frame: int | None = None
     geometry: Geometry | None = None
 
@@ -91,6 +93,18 @@ class Registration:
     def status(self) -> str | np.ndarray:
         """Whether to trust it: "good", "uncertain" or "failed"; of a series ``[N]`` of them."""
         found = statuses(self.doubt)
+        return found if self._is_series else str(found)
+
+    @property
+    def steps(self) -> int | np.ndarray:
+        """How many local transformations it took; of a series ``[N]``."""
+        used = np.asarray(self.parameters.weight).any(axis=-1).sum(axis=-1)
+        return used if self._is_series else int(used)
+
+    @property
+    def stopped(self) -> str | np.ndarray:
+        """Why the sequence ended: "sure", "nothing left to gain" or "budget"; of a series ``[N]`` of them."""
+        found = np.asarray(ENDINGS)[np.asarray(self.ending)]
         return found if self._is_series else str(found)
 
     def points(self, points: np.ndarray) -> np.ndarray:
@@ -149,13 +163,15 @@ class Registration:
     def describe(self) -> dict[str, Any]:
         """The status, the affine map and the local transformations of a pair as plain lists, and the convention they are in."""
         fields = {name: np.asarray(values, np.float64).tolist() for name, values in self.parameters._asdict().items()}
+        described = [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)]
         return {
             "status": self.status,
             "convention": CONVENTION,
             "matrix": np.asarray(self.affine.matrix, np.float64).tolist(),
             "offset": np.asarray(self.affine.offset, np.float64).tolist(),
             "steps": self.steps,
-            "transformations": [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)],
+            "stopped": self.stopped,
+            "transformations": [one for one in described if any(one["weight"])],
         }
 
     def save(self, folder: str | Path) -> None:
@@ -226,9 +242,10 @@ jax.tree_util.register_dataclass(
         "covered",
         "doubt",
         "posterior",
+        "ending",
         "left_out",
     ],
-    meta_fields=["steps", "fixed_frame", "geometry"],
+    meta_fields=["fixed_frame", "geometry"],
 )
 
 

@@ -14,12 +14,14 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.ops.affine import Affine, identity
 from r2n2_jax.ops.gaussian import Gaussians
 from r2n2_jax.registration import sequence
-from r2n2_jax.registration.sequence import Found, View
+from r2n2_jax.registration.course import View, Wanted
+from r2n2_jax.registration.sequence import Found
 from r2n2_jax.registration.start import Kind, evidence
 from r2n2_jax.registration.trust import FAILED, GOOD, statuses
 
 Start = Literal["auto", "none"] | Kind
 
+GROWN, GROWN_TO_TOLERANCE = 8, 48  # local transformations beside those of training
 _DEVIATIONS = 2.8  # by which a start's correlation must be above what chance would find
 _WITHIN_REACH = 0.5  # how far the evidence of a start alone may be below that of what was found without it
 _LEAST_CORRELATION = 0.8  # with another start: images of two kinds match by chance somewhere
@@ -31,16 +33,19 @@ class Asked(NamedTuple):
     """How pairs are registered.
 
     Attributes:
-        steps: local transformations; None: as many as in training.
+        steps: the most local transformations; None: as many as in training, and ``GROWN`` more where they are refined.
         refine: Levenberg-Marquardt steps on them.
         start: what may come before them.
         spacing: of the pixels, in ``(x, y[, z])`` order; None: the same along all axes.
+        tolerance_mm: the mean standard deviation of the displacement at which a sequence ends, in the spacing's unit; with one,
+            by default up to ``GROWN_TO_TOLERANCE`` more local transformations are placed.
     """
 
     steps: int | None
     refine: int
     start: Start = "auto"
     spacing: Sequence[float] | None = None
+    tolerance_mm: float | None = None
 
 
 class Answer(NamedTuple):
@@ -51,12 +56,14 @@ class Answer(NamedTuple):
         affine: the start before them, fields ``[N, ...]``.
         doubt: ``[N]``, see ``sequence.Found``.
         covariance: ``[N, P, P]``, of the local transformations, see ``posterior``.
+        stopped: ``[N]``, why each sequence ended, see ``course``.
     """
 
     gaussians: Gaussians
     affine: Affine
     doubt: np.ndarray
     covariance: np.ndarray
+    stopped: np.ndarray
 
 
 def search(
@@ -75,12 +82,18 @@ def search(
     Raises:
         InputError: where a number of steps is none.
     """
-    count = model.steps if asked.steps is None else asked.steps
-    if count < 1:
-        raise InputError(f"{count} steps; at least one is needed")
+    most = _most(model, asked) if asked.steps is None else asked.steps
+    if asked.tolerance_mm is not None and not asked.tolerance_mm > 0:
+        raise InputError(f"a tolerance of {asked.tolerance_mm} mm; a positive one is needed")
+    if asked.tolerance_mm is not None and not asked.refine:
+        raise InputError("a tolerance without refinement; the network alone does not know how sure it is")
+    if most < 1:
+        raise InputError(f"{most} steps; at least one is needed")
     if asked.refine < 0:
         raise InputError(f"{asked.refine} steps of refinement; none (0) or more are needed")
-    find = functools.partial(sequence.find, params, model, steps=count, refine=asked.refine)
+    looks = min(most, model.steps) if asked.refine else most
+    options = {"wanted": _wanted(asked, fixed.shape[1:]), "looks": looks, "most": most, "refine": asked.refine}
+    find = functools.partial(sequence.find, params, model, **options)
     first = _from_starts(find, model, fixed, moving, mask, asked)
     failed = statuses(first.doubt) == FAILED
     if not asked.refine or not failed.any():
@@ -106,7 +119,7 @@ def _from_starts(
         found = find(_moved(views, moving, mask, started.affine))
         return _answer(found, started.affine)
     found, nothing = find(seen), identity(len(fixed), model.ndim)
-    wanted = statuses(np.asarray(found.differs)) != GOOD
+    wanted = statuses(np.asarray(found.judged.differs)) != GOOD
     if asked.start == "none" or not asked.refine or not wanted.any():
         return _answer(found, nothing)
     started = sequence.start(seen[-1], wanted, extent, kind="affine")
@@ -116,14 +129,27 @@ def _from_starts(
     if not wanted.any():
         return _answer(found, nothing)
     again = find(_moved(views, moving, mask, started.affine))
-    better = (_evidence(again, seen[0]) > before + _CHANCE) & (np.asarray(again.correlation) > _LEAST_CORRELATION)
-    as_well = np.asarray(again.correlation) > np.asarray(found.correlation) - _AS_WELL
+    better = (_evidence(again, seen[0]) > before + _CHANCE) & (np.asarray(again.judged.correlation) > _LEAST_CORRELATION)
+    as_well = np.asarray(again.judged.correlation) > np.asarray(found.judged.correlation) - _AS_WELL
     wanted &= better | (as_well & _is_still(again) & ~_is_still(found))
     return _chosen(wanted, _answer(again, started.affine), _answer(found, nothing))
 
 
 def _answer(found: Found, affine: Affine) -> Answer:
-    return Answer(found.gaussians, affine, found.doubt, found.covariance)
+    return Answer(found.gaussians, affine, found.judged.doubt, found.covariance, found.stopped)
+
+
+def _most(model: ModelConfig, asked: Asked) -> int:
+    """The most local transformations where no number was asked for."""
+    if not asked.refine:
+        return model.steps
+    return model.steps + (GROWN if asked.tolerance_mm is None else GROWN_TO_TOLERANCE)
+
+
+def _wanted(asked: Asked, shape: tuple[int, ...]) -> Wanted | None:
+    if asked.tolerance_mm is None:
+        return None
+    return Wanted(np.float32(asked.tolerance_mm), _extent(shape, asked.spacing) / 2)
 
 
 def outer(gaussians: Gaussians, affine: Affine) -> Gaussians:
@@ -147,7 +173,7 @@ def _evidence(found: Found, seen: View) -> np.ndarray:
     """What speaks for what was found, of the pixels that count."""
     whole = math.prod(seen.fixed.shape[1:-1])
     pixels = whole if seen.mask is None else jnp.maximum(jnp.sum(seen.mask, axis=tuple(range(1, seen.mask.ndim))), 1)
-    return np.asarray(evidence(found.correlation, found.compared / pixels))
+    return np.asarray(evidence(found.judged.correlation, found.judged.compared / pixels))
 
 
 def _is_still(found: Found) -> np.ndarray:

@@ -19,55 +19,34 @@ from r2n2_jax.ops.affine import Affine, carry, identity, shift
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import prepare, resample
-from r2n2_jax.ops.local_contrast import disagreement, local_contrast, noise_of_pair, quiet
-from r2n2_jax.ops.similarity import ncc
+from r2n2_jax.ops.local_contrast import noise_of_pair, quiet
 from r2n2_jax.ops.warp import inside, sample
-from r2n2_jax.registration.least_squares import OUTLIER
-from r2n2_jax.registration.levenberg_marquardt import best_fraction, refine_batch
-from r2n2_jax.registration.posterior import posterior
+from r2n2_jax.registration.course import View, Wanted, course, ended
+from r2n2_jax.registration.judgement import Judged
+from r2n2_jax.registration.levenberg_marquardt import best_fraction
 from r2n2_jax.registration.start import Kind, Start, find_start, no_start
 from r2n2_jax.runtime.devices import EVERYWHERE, PAIRS, copy_to_all, mesh, shard
 from r2n2_jax.runtime.programs import kept
 
 Array = jax.Array
 
-_LEAST_COMPARED = 0.3  # of the pixels that count; where fewer still lie in the moving image, they say little
-
-_NOISE_DIFFERS = 0.5  # how much of a doubt noise of deviation 1 leaves after all smoothing
-
-
-class View(NamedTuple):
-    """Pairs at the size that they are looked at.
-
-    Attributes:
-        fixed: ``[B, *shape, 1]``, standardised.
-        moving: the same.
-        mask: ``[B, *shape]`` bool, the fixed images' pixels that count; None: all.
-    """
-
-    fixed: Array
-    moving: Array
-    mask: Array | None = None
+_FINER_FROM = 1.25  # times the model's resolution: what such images show is not all seen at it
 
 
 class Found(NamedTuple):
     """What was found for ``B`` pairs, and how well they match by it.
 
     Attributes:
-        gaussians: the local transformations, fields ``[B, T, ...]``.
-        correlation: ``[B]``, the normalised cross-correlation of what is compared at the model's resolution, but for the noise.
-        compared: ``[B]``, how many pixels that is.
-        differs: ``[B]``, the share of the images' structure in which they differ; 1 where too little of them is compared.
-        doubt: ``[B]``, the same less what noise leaves.
+        gaussians: the local transformations, fields ``[B, T, ...]``; those of no weight were not needed.
+        judged: how well they match at the model's resolution, fields ``[B]``.
         covariance: ``[B, P, P]``, of the Gaussians' ``P`` numbers, see ``posterior``.
+        stopped: ``[B]``, why the sequence ended, see ``course``.
     """
 
     gaussians: Gaussians
-    correlation: Array
-    compared: Array
-    differs: Array
-    doubt: Array
+    judged: Judged
     covariance: Array
+    stopped: Array
 
 
 class Applied(NamedTuple):
@@ -99,19 +78,31 @@ def views(model: ModelConfig, fixed: Array, moving: Array, mask: Array | None = 
     return [view(*pairs, shape=shape, devices=devices) for shape in shapes]
 
 
-def find(params: Any, model: ModelConfig, seen: list[View], *, steps: int, refine: int) -> Found:
+def find(
+    params: Any,
+    model: ModelConfig,
+    seen: list[View],
+    wanted: Wanted | None = None,
+    *,
+    looks: int,
+    most: int,
+    refine: int,
+) -> Found:
     """The local transformations of a batch of pairs, found in compiled calls that the local devices share.
 
     Args:
         params: the network's weights.
         model: its architecture.
         seen: the pairs, see ``views``.
-        steps: local transformations.
-        refine: Levenberg-Marquardt steps on them at the model's resolution; half as many follow at twice that, where the
-            images have it.
+        wanted: the accuracy at which a sequence may end; by default none is enough.
+        looks: local transformations that the network places.
+        most: local transformations, see ``course``; ``looks`` where nothing is refined.
+        refine: Levenberg-Marquardt steps on them, see ``course``.
     """
     count = len(seen[0].fixed)
-    return _found(copy_to_all(params, count), seen, model=model, steps=steps, refine=refine, devices=mesh(count))
+    wanted = None if wanted is None else copy_to_all(wanted, count)
+    options = {"model": model, "looks": looks, "most": most, "refine": refine, "devices": mesh(count)}
+    return _found(copy_to_all(params, count), seen, wanted, **options)
 
 
 def apply(
@@ -193,9 +184,9 @@ _VIEW = View(PAIRS, PAIRS, PAIRS)
 
 
 def _shapes(model: ModelConfig, spatial: tuple[int, ...], refine: int) -> list[tuple[int, ...]]:
-    """The model's resolution, and twice that where refinement goes on there: where the images have it."""
+    """The model's resolution, and twice that where refinement goes on there: where the images show more."""
     shape = (model.resolution,) * model.ndim
-    finer = refine > 1 and min(spatial) >= 2 * model.resolution
+    finer = refine > 1 and min(spatial) >= _FINER_FROM * model.resolution
     return [shape, tuple(2 * size for size in shape)] if finer else [shape]
 
 
@@ -211,22 +202,36 @@ def view(fixed: Array, moving: Array, mask: Array | None = None, *, shape: tuple
     return _on_each(own, devices, (PAIRS, PAIRS, PAIRS), _VIEW)(fixed, moving, mask)
 
 
-@functools.partial(kept, returns=[Gaussians, Found])
-@functools.partial(jax.jit, static_argnames=("model", "steps", "refine", "devices"))
-def _found(params: Any, views: list[View], *, model: ModelConfig, steps: int, refine: int, devices: Mesh) -> Found:
-    """The network's answer to the first view, refined on all of them, or as much of it as makes its pair match best."""
+@functools.partial(kept, returns=[Gaussians, Judged, Found])
+@functools.partial(jax.jit, static_argnames=("model", "looks", "most", "refine", "devices"))
+def _found(
+    params: Any,
+    views: list[View],
+    wanted: Wanted | None,
+    *,
+    model: ModelConfig,
+    looks: int,
+    most: int,
+    refine: int,
+    devices: Mesh,
+) -> Found:
+    """The network's answer to the first view, continued on all of them, or as much of it as makes its pair match best."""
 
-    def own(params: Any, views: list[View]) -> Found:
-        gaussians = propose(params, model, views[0], steps=steps)
-        if not refine:
-            gaussians = _best_fractions(gaussians, views[0])
-        for index, seen in enumerate(views if refine else ()):
-            halved = {"iterations": refine // 2**index, "outlier": OUTLIER / 2**index}
-            gaussians = refine_batch(seen.fixed, seen.moving, gaussians, mask=seen.mask, **halved)
-        judged = _judged(gaussians, views[0])
-        return Found(gaussians, *judged, _covariance(gaussians, views[-1], judged[-1], outlier=OUTLIER / len(views)))
+    def own(params: Any, views: list[View], wanted: Wanted | None) -> Found:
+        placed = propose(params, model, views[0], steps=looks)
 
-    return _on_each(own, devices, (EVERYWHERE, [_VIEW] * len(views)), PAIRS)(params, views)
+        def one(pair: tuple[list[View], Gaussians]) -> Found:
+            seen, gaussians = pair
+            if refine:
+                return Found(*course(seen, gaussians, most=most, iterations=refine, wanted=wanted))
+            gaussians = best_fraction(seen[0].fixed, seen[0].moving, gaussians, mask=seen[0].mask)
+            return Found(*ended(seen, gaussians))
+
+        # On a CPU one after the other: each has its own length, and the Jacobian of one fits the cache.
+        at_once = 1 if jax.default_backend() == "cpu" else len(views[0].fixed)
+        return jax.lax.map(one, (views, placed), batch_size=at_once)
+
+    return _on_each(own, devices, (EVERYWHERE, [_VIEW] * len(views), EVERYWHERE), PAIRS)(params, views, wanted)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps"))
@@ -244,38 +249,6 @@ def propose(params: Any, model: ModelConfig, seen: View, *, steps: int) -> Gauss
     """
     sequence = R2N2(model).apply({"params": params}, seen.fixed, seen.moving, steps=steps)
     return jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), sequence.gaussians)
-
-
-def _best_fractions(gaussians: Gaussians, seen: View) -> Gaussians:
-    """None of it where it does harm."""
-    return jax.lax.map(lambda pair: best_fraction(*pair[:3], mask=pair[3]), (seen.fixed, seen.moving, gaussians, seen.mask))
-
-
-def _judged(gaussians: Gaussians, seen: View) -> tuple[Array, ...]:
-    """How well the pairs match: what ``Found`` has between the Gaussians and their covariance."""
-
-    def judge(fixed: Array, moving: Array, one: Gaussians, mask: Array | None) -> tuple[Array, ...]:
-        there = coordinates(fixed.shape[:-1])
-        there = there + displacement(one, there)
-        counted = inside(there) if mask is None else inside(there) & mask
-        compared = jnp.sum(counted)
-        noise = noise_of_pair(fixed, moving, mask)
-        fixed, moving = (quiet(image, noise) for image in (fixed, moving))
-        warped = sample(moving, jnp.clip(there, -1.0, 1.0))
-        differs = disagreement(*(local_contrast(image, noise, mask) for image in (fixed, warped)), counted)
-        left = compared < _LEAST_COMPARED * (counted.size if mask is None else jnp.sum(mask))
-        by_noise = jnp.where(left, 0.0, _NOISE_DIFFERS * noise**2)
-        differs = jnp.where(left, 1.0, differs)
-        return ncc(fixed, warped, counted), compared, differs, jnp.maximum(differs - by_noise, 0.0)
-
-    return jax.vmap(judge, in_axes=(0, 0, 0, None if seen.mask is None else 0))(seen.fixed, seen.moving, gaussians, seen.mask)
-
-
-def _covariance(gaussians: Gaussians, seen: View, doubt: Array, *, outlier: float) -> Array:
-    def of_pair(pair: tuple[Array, Array, Gaussians, Array | None, Array]) -> Array:
-        return posterior(*pair[:3], mask=pair[3], doubt=pair[4], outlier=outlier)
-
-    return jax.lax.map(of_pair, (seen.fixed, seen.moving, gaussians, seen.mask, doubt))
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "devices"))
