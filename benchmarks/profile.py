@@ -30,7 +30,6 @@ from r2n2_jax.registration.course import View
 from r2n2_jax.registration.least_squares import normal_equations, objective, pose
 from r2n2_jax.registration.levenberg_marquardt import refine_batch
 from r2n2_jax.registration.registrar import load
-from r2n2_jax.registration.search import GROWN
 from r2n2_jax.registration.sequence import apply, find, view, views
 from r2n2_jax.runtime.devices import mesh
 
@@ -121,9 +120,8 @@ def print_registration() -> None:
     seen, finer = (view(fixed, moving, shape=shape, devices=mesh(1)) for shape in (near, far))
 
     def answer(refine: int) -> Any:
-        most = model.steps + (GROWN if refine else 0)
         seen = views(model, fixed, moving, refine=refine)
-        found = find(registrar.params, model, seen, looks=model.steps, most=most, refine=refine).gaussians
+        found = find(registrar.params, model, seen, looks=model.steps, most=model.steps, refine=refine).gaussians
         return found, apply(found, moving, shape=fixed.shape[1:])
 
     def refined(seen: View, iterations: int) -> Any:

@@ -241,7 +241,9 @@ def test_a_result_is_saved_whole_and_once(registrar, tmp_path):
     warped = sitk.ReadImage(str(tmp_path / "pair" / "warped.nii.gz"))
     np.testing.assert_allclose(sitk.GetArrayFromImage(warped), result.warped, rtol=1e-6)
     np.testing.assert_allclose(warped.GetSpacing(), (0.8, 2.5))
-    assert json.loads((tmp_path / "pair" / "parameters.json").read_text())["steps"] == MODEL.steps
+    described = json.loads((tmp_path / "pair" / "parameters.json").read_text())
+    assert described["steps"] == len(described["transformations"]) == result.steps
+    assert described["stopped"] == result.stopped
     assert (tmp_path / "pair" / "displacement.nii.gz").exists()
     with pytest.raises(InputError, match="exists already"):
         result.save(tmp_path / "pair")

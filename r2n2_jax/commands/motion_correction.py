@@ -37,15 +37,15 @@ class Options:
     """The frame that the others are brought to: its number, counted from 0, or how it is chosen; one for all slices that share
     their times."""
     steps: int | None = None
-    """The most local transformations: the network places as many as in training, and where the images still differ, further
-    ones that earn their place are added, by default up to 8, with --tolerance-mm up to 48. With --refine 0 the network places
-    them all."""
+    """The most local transformations; by default as many as in training, with --tolerance-mm 28 more. Of more than that, the
+    network places as many as in training; further ones that earn their place are added where the images still differ. With
+    --refine 0 the network places them all."""
     tolerance_mm: float | None = None
     """The accuracy that is wanted: local transformations are added until the displacement's standard deviation, the mean over
-    the image, is no larger, or none earns its place. By default until the images hardly differ any more."""
+    the image, is no larger, or none earns its place. By default none is looked at."""
     refine: int = REFINE
     """Steps of instance refinement: the transformations found are fitted to each frame alone, so many steps at the model's
-    resolution and half as many at twice that, where the images show more. 0: the network alone."""
+    resolution and half as many at twice that, where the images have it. 0: the network alone."""
     start: Start = "auto"
     """What may come before the local transformations: none, a translation, a rigid motion, an affine map. auto: an affine map
     where the images do not match without it and match better with it; none with --refine 0."""

@@ -101,6 +101,8 @@ def course(views: Sequence[View], looks: Gaussians, *, most: int, iterations: in
     for index, level in enumerate(levels):
         gaussians = _fitted(level, gaussians, None, iterations // 2**index)
     first = _state(levels, gaussians, taken, jnp.asarray(True), wanted)
+    if most == count:
+        return Ended(gaussians, first.judged, _covariance(levels, first), jnp.where(first.sure, SURE, BUDGET))
     last = jax.lax.while_loop(
         lambda state: ~state.sure & state.grew & ~jnp.all(state.taken),
         lambda state: _round(levels, state, iterations, wanted),

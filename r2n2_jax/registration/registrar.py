@@ -64,16 +64,16 @@ class Registrar:
         Args:
             fixed: an array ``[*spatial]`` of any size and intensity range, or a SimpleITK image.
             moving: the same; an array must have the fixed one's shape.
-            steps: local transformations at most. The network places as many as in training; where the images still differ,
-                further ones that earn their place are added, by default up to 8, with a tolerance up to 48. Where nothing is
-                refined, the network places them all.
+            steps: local transformations at most; by default as many as in training, with a tolerance 28 more. Of more than
+                that, the network places as many as in training; further ones that earn their place are added where the images
+                still differ. Where nothing is refined, the network places them all.
             refine: Levenberg-Marquardt steps on them, for this pair alone: so many at the model's resolution, then half as many
-                at twice that, where the images show more. 0: the network alone.
+                at twice that, where the images have it. 0: the network alone.
             start: what may come before the local transformations: nothing, a translation, a translation and a turn, an affine
                 map. ``auto``: an affine one, where the images do not match without it and match better with it; none where
                 nothing is refined.
             tolerance_mm: the accuracy that is wanted: local transformations are added until the displacement's standard
-                deviation, the mean over the image, is no larger. By default until the images hardly differ any more.
+                deviation, the mean over the image, is no larger. By default none is looked at.
             mask: ``[*spatial]``, not zero at the fixed image's pixels that refinement looks at; by default all but what is
                 painted before the scene, ``Registration.left_out``.
 

@@ -30,8 +30,6 @@ from r2n2_jax.runtime.programs import kept
 
 Array = jax.Array
 
-_FINER_FROM = 1.25  # times the model's resolution: what such images show is not all seen at it
-
 
 class Found(NamedTuple):
     """What was found for ``B`` pairs, and how well they match by it.
@@ -184,9 +182,9 @@ _VIEW = View(PAIRS, PAIRS, PAIRS)
 
 
 def _shapes(model: ModelConfig, spatial: tuple[int, ...], refine: int) -> list[tuple[int, ...]]:
-    """The model's resolution, and twice that where refinement goes on there: where the images show more."""
+    """The model's resolution, and twice that where refinement goes on there: where the images have it."""
     shape = (model.resolution,) * model.ndim
-    finer = refine > 1 and min(spatial) >= _FINER_FROM * model.resolution
+    finer = refine > 1 and min(spatial) >= 2 * model.resolution
     return [shape, tuple(2 * size for size in shape)] if finer else [shape]
 
 
