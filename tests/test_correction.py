@@ -21,6 +21,7 @@ from r2n2_jax.evaluation.figures import _over_frames
 from r2n2_jax.evaluation.series_report import summary_rows
 from r2n2_jax.io.landmarks import read_landmarks
 from r2n2_jax.io.recording import read_recording
+from r2n2_jax.registration.course import ENDINGS
 
 FRAMES, SLICES, SHAPE = 18, 2, (25, 31)  # more frames than are registered at once
 
@@ -101,7 +102,11 @@ def test_frames_points_and_parameters_are_those_of_the_result(corrected, moving_
     described = json.loads((folder / "parameters.json").read_text())
     assert [one["fixed_frame"] for one in described] == [3, 3]
     assert len(described[0]["frames"]) == FRAMES
-    assert sum(len(value) for value in described[0]["frames"][0]["transformations"][0].values()) == 7
+    placed = [frame["transformations"] for frame in described[0]["frames"]]
+    assert [int(row["steps"]) for row in rows[:FRAMES]] == list(map(len, placed))
+    assert all(row["stopped"] in ENDINGS for row in rows)
+    assert all(sum(map(len, one.values())) == 7 for every in placed for one in every)
+    assert any(placed), "some frame is deformed"
     carried = read_landmarks(folder / "points.csv", slices=SLICES)[1]
     field = sitk.ReadImage(str(folder / "fields" / "slice_1" / "frame_0009.nii.gz"))
     start = np.array([22.5, 27.0])  # in the fixed frame, 3
@@ -155,7 +160,11 @@ def test_blank_frames_are_named_in_what_is_written(with_blanks):
         assert (np.abs(sitk.GetArrayFromImage(field)).max() > 0.1) == moved
     described = json.loads((folder / "parameters.json").read_text())
     assert described[0]["frames"][5]["transformations"] == []
-    assert described[0]["frames"][6]["transformations"] != []
+    assert described[0]["frames"][5]["stopped"] == rows[5]["stopped"] == "blank"
+    identity = np.eye(2).tolist(), [0.0, 0.0]
+    assert (described[0]["frames"][5]["matrix"], described[0]["frames"][5]["offset"]) == identity
+    sixth = described[0]["frames"][6]
+    assert sixth["transformations"] or (sixth["matrix"], sixth["offset"]) != identity
     assert [one["fixed_frame"] for one in described] == [results[0].fixed, results[1].fixed, None]
     assert [row["status"] for row in rows] == [status for one in results for status in one.statuses]
     assert [frame["status"] for one in described for frame in one["frames"]] == [row["status"] for row in rows]

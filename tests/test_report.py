@@ -82,7 +82,7 @@ def corrected(warped, fixed, statuses=None):
     inside = np.ones(warped.shape, bool)
     after = measures._replace(mse=ramp)
     kept, statuses = np.arange(count), statuses or ["good"] * count
-    measured = measures, after, [{}] * count, None, motion, statuses, ramp, np.zeros(count, int)
+    measured = measures, after, [{"steps": 3, "stopped": "budget"}] * count, None, motion, statuses, ramp, np.zeros(count, int)
     return Corrected(fixed, kept, ramp, warped, inside, ramp, ramp, *measured)
 
 

@@ -7,7 +7,7 @@ from r2n2_jax.registration import trust
 
 
 def test_the_more_doubt_the_worse_the_status():
-    uncertain, failed = trust._UNCERTAIN_FROM, trust._FAILED_FROM
+    uncertain, failed = trust.UNCERTAIN_FROM, trust._FAILED_FROM
     below = np.nextafter([uncertain, failed], 0)
     doubts = np.array([[0.0, below[0], uncertain], [below[1], failed, np.inf]])
     assert trust.statuses(doubts).tolist() == [["good", "good", "uncertain"], ["uncertain", "failed", "failed"]]
