@@ -37,6 +37,7 @@ def test_the_field_is_evaluated_at_the_images_own_resolution(registrar):
     result = registrar.register(fixed, moving)
     assert result.displacement.shape == (45, 37, 2)
     assert result.steps == len(result.parameters.position) == MODEL.steps
+    assert result.fixed_frame is None
     np.testing.assert_allclose(result.displacement, displacement(result.parameters, coordinates((45, 37))), atol=1e-6)
     assert np.abs(result.displacement).max() > 0.02
     np.testing.assert_array_equal(result.inside, inside(coordinates((45, 37)) + result.displacement))

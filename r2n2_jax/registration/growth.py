@@ -90,7 +90,6 @@ def grow(
     numbers = 3 * d + d * (d - 1) // 2
     pixels = proposals.pixels
     least_fall = 2 * numbers / pixels
-    nothing_else = jnp.zeros((), int)
 
     def goes_on(state: _Growing) -> Array:
         return ~jnp.all(state.taken) & (state.refused < _MOST_REFUSED) & (jnp.max(state.gain) > least_fall * state.loss)
@@ -112,7 +111,7 @@ def grow(
         refused = state._replace(gain=rest, refused=state.refused + 1)
         return jax.tree.map(lambda new, old: jnp.where(earned, new, old), grown, refused)
 
-    first = _Growing(proposals.gain, free, taken, loss, jnp.min(determinants), nothing_else)
+    first = _Growing(proposals.gain, free, taken, loss, jnp.min(determinants), jnp.zeros((), int))
     last = jax.lax.while_loop(goes_on, look, first)
     return from_free(last.free), last.taken
 

@@ -99,7 +99,7 @@ class Registrar:
         parts = applied, outer(answer.gaussians, answer.affine), answer
         applied, gaussians, answer = jax.tree.map(lambda array: np.asarray(array[0]), parts)
         described = gaussians, answer.affine, compared, covered, answer.doubt, answer.covariance, answer.stopped, left_out[0]
-        return Registration(*applied, *described, len(gaussians.weight), geometry=fixed.geometry)
+        return Registration(*applied, *described, geometry=fixed.geometry)
 
     def register_series(
         self,

@@ -80,7 +80,7 @@ def search(
         asked: how.
 
     Raises:
-        InputError: where a number of steps is none.
+        InputError: where a number of steps is none, or a tolerance says nothing.
     """
     most = _most(model, asked) if asked.steps is None else asked.steps
     if asked.tolerance_mm is not None and not asked.tolerance_mm > 0:

@@ -92,7 +92,7 @@ def find(
         params: the network's weights.
         model: its architecture.
         seen: the pairs, see ``views``.
-        wanted: the accuracy at which a sequence may end; by default none is enough.
+        wanted: the accuracy at which a sequence ends; by default it ends where the images no longer differ.
         looks: local transformations that the network places.
         most: local transformations, see ``course``; ``looks`` where nothing is refined.
         refine: Levenberg-Marquardt steps on them, see ``course``.
