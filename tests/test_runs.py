@@ -94,7 +94,7 @@ def test_train_eval_register_from_end_to_end(command, whole, tmp_path):
     for path, image in zip((fixed, moving), pixels, strict=True):
         sitk.WriteImage(sitk.GetImageFromArray(image), str(path))
     code, out, err = command(
-        "register", "--checkpoint", whole, "--fixed", fixed, "--moving", moving, "--output", tmp_path / "o"
+        "register", "--checkpoint", whole, "--fixed", fixed, "--moving", moving, "--output", tmp_path / "o", "--start", "none"
     )
     assert code == 0, err
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
