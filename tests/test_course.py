@@ -12,7 +12,7 @@ from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.registration.course import View, course
 from r2n2_jax.registration.growth import grow
-from r2n2_jax.registration.levenberg_marquardt import refine
+from r2n2_jax.registration.levenberg_marquardt import refine, refine_batch
 from r2n2_jax.registration.posterior import posterior
 
 SIZE = 128
@@ -166,3 +166,19 @@ def test_the_sequence_is_traced_once_for_all_lengths():
     lengths = [int(np.any(end.gaussians.weight, axis=-1).sum()) for end in ends]
     assert lengths[0] > lengths[1] == 0
     assert np.isfinite(displacement(ends[0].gaussians, coordinates((8, 8)))).all()
+
+
+def test_on_a_cpu_no_pair_takes_a_branch_that_is_not_its_own():
+    """A batch, even of one, would compute both branches of every condition on a pair: the control, one by ``vmap``."""
+    pair = as_view(*sliding(3)[:2])
+    start = Gaussians(jnp.zeros((2, 2)), jnp.full((2, 2), 0.1), jnp.zeros((2, 1)), jnp.full((2, 2), 0.01))
+
+    def one(fixed, moving, gaussians):
+        return refine(fixed, moving, gaussians, iterations=2).gaussians
+
+    batch = jax.tree.map(lambda array: array[None], (pair.fixed, pair.moving, start))
+    conditions = [
+        str(jax.make_jaxpr(function)(*batch)).count(" cond[")
+        for function in (lambda *pairs: refine_batch(*pairs, iterations=2), jax.vmap(one))
+    ]
+    assert conditions[0] > conditions[1]

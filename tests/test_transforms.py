@@ -201,15 +201,41 @@ def test_the_compensated_mismatch_has_its_own_slope(key):
     assert not slope.any()
 
 
+def many(count):
+    """So many narrower copies of the known Gaussians, each somewhere else."""
+    rng = np.random.default_rng(4)
+    copies = jax.tree.map(lambda value: jnp.tile(value, (count, 1))[:count], to_free(TRUE))
+    places = jnp.asarray(rng.uniform(-0.8, 0.8, copies.position.shape), jnp.float32)
+    weights = jnp.asarray(rng.normal(size=copies.weight.shape), jnp.float32)
+    return copies._replace(position=places, log_variance=copies.log_variance - 1.0, weight=0.02 * weights)
+
+
 @pytest.mark.numerical
-def test_the_normal_equations_have_the_objectives_slope():
-    """Half of it, where the total variation has no weight."""
+@pytest.mark.parametrize("count", [len(TRUE.weight), 24])
+def test_the_normal_equations_have_the_objectives_slope(count):
+    """Half of it, where the total variation has no weight; of many Gaussians, whose curvature is that of cells, as well."""
     fixed, moving = (image[..., None] for image in known_pair(SHAPE))
     seen = pose(fixed, 1.1 * moving, None)
-    free = jax.tree.map(lambda value: value + 0.013, to_free(TRUE))
+    free = jax.tree.map(lambda value: value + 0.013, to_free(TRUE) if count == len(TRUE.weight) else many(count))
     _, slope = normal_equations(seen, free, 0.0)
     expected = jax.grad(lambda vector: objective(seen, unflat(vector, free), 0.0)[0])(flat(free))
     np.testing.assert_allclose(slope, 0.5 * expected, atol=1e-3 * float(jnp.abs(expected).max()))
+
+
+def test_a_cell_of_pixels_curves_as_they_do():
+    """The curvature of many Gaussians against that of every pixel; the control: the cells of an image that varies less."""
+    fixed, moving = (jnp.asarray(image)[..., None] for image in known_pair((96, 96)))
+    seen, free = pose(fixed, moving, None), many(24)
+    _, rows, _ = linearised(seen, free)
+    expected = rows @ rows.T / len(seen.points)
+    scale = jnp.sqrt(jnp.diag(expected))
+
+    def apart(seen):
+        found = normal_equations(seen, free, 0.0)[0]
+        return float(jnp.abs((found - expected) / jnp.outer(scale, scale)).max())
+
+    assert apart(seen) < 0.1
+    assert apart(seen._replace(moving=0.9 * moving)) > 0.15
 
 
 @pytest.mark.xfail(reason="local contrast leaves 0.24 px, a polynomial of brightness less than 0.12", strict=True)

@@ -99,22 +99,23 @@ def course(views: Sequence[View], looks: Gaussians, *, most: int, iterations: in
     count = len(looks.weight)
     gaussians, taken = looks, jnp.ones(count, bool)
     for index, level in enumerate(levels):
-        gaussians = _fitted(level, gaussians, None, iterations // 2**index)
+        gaussians = _fitted(level, gaussians, taken if index else None, iterations // 2**index)
     first = _state(levels, gaussians, taken, jnp.asarray(True), wanted)
     if most == count:
         return Ended(gaussians, first.judged, _covariance(levels, first), jnp.where(first.sure, SURE, BUDGET))
-    last = jax.lax.while_loop(
-        lambda state: ~state.sure & state.grew & ~jnp.all(state.taken),
-        lambda state: _round(levels, state, iterations, wanted),
-        _padded(first, most),
-    )
+
+    def round_of(state: _State) -> _State:
+        return _round(levels, state, iterations, wanted)
+
+    # Most pairs end before the first round or with it: few numbers are fitted faster.
+    few = min(count + _A_ROUND, most)
+    second = _padded(first, few)
+    second = jax.lax.cond(_goes_on(second), round_of, lambda state: state, second)
+    last = jax.lax.while_loop(_goes_on, round_of, _padded(second, most)) if most > few else second
     stopped = jnp.where(last.sure, SURE, jnp.where(jnp.all(last.taken), BUDGET, NOTHING_LEFT))
-    # Most pairs end before the first round, and the covariance of fewer numbers is found faster.
-    covariance = jax.lax.cond(
-        jnp.any(last.taken[count:]),
-        lambda: _covariance(levels, last),
-        lambda: _with_zeros(_covariance(levels, first), count, most),
-    )
+    slots = sorted({count, few, most})
+    enough = jnp.searchsorted(jnp.asarray(slots), jnp.sum(last.taken))
+    covariance = jax.lax.switch(enough, [lambda n=n: _of_the_first(levels, last, n) for n in slots])
     return Ended(last.gaussians, last.judged, covariance, stopped)
 
 
@@ -123,6 +124,10 @@ def ended(views: Sequence[View], gaussians: Gaussians) -> Ended:
     levels, taken, no = _levels(views), jnp.ones(len(gaussians.weight), bool), jnp.asarray(False)
     state = _State(gaussians, taken, _judge(levels, gaussians), no, no)
     return Ended(gaussians, state.judged, _covariance(levels, state), jnp.asarray(BUDGET))
+
+
+def _goes_on(state: _State) -> Array:
+    return ~state.sure & state.grew & ~jnp.all(state.taken)
 
 
 def _levels(views: Sequence[View]) -> list[_Level]:
@@ -137,9 +142,13 @@ def _round(levels: Sequence[_Level], state: _State, iterations: int, wanted: Wan
     options = {"mask": seen.mask, "outlier": coarse.outlier}
     gaussians, filled = grow(seen.fixed, seen.moving, state.gaussians, state.taken | ~offered, **options)
     taken = state.taken | (filled & offered)
-    gaussians = _fitted(coarse, gaussians, taken, iterations // 2)
-    gaussians = _fitted(fine, gaussians, taken, iterations)
-    return _state(levels, gaussians, taken, jnp.any(taken & ~state.taken), wanted)
+
+    def fitted() -> _State:
+        found = _fitted(coarse, gaussians, taken, iterations // 2)
+        found = _fitted(fine, found, taken, iterations)
+        return _state(levels, found, taken, jnp.asarray(True), wanted)
+
+    return jax.lax.cond(jnp.any(taken & ~state.taken), fitted, lambda: state._replace(grew=jnp.asarray(False)))
 
 
 def _state(levels: Sequence[_Level], gaussians: Gaussians, taken: Array, grew: Array, wanted: Wanted | None) -> _State:
@@ -181,8 +190,11 @@ def _covariance(levels: Sequence[_Level], state: _State) -> Array:
     return posterior(seen.fixed, seen.moving, state.gaussians, **options)
 
 
-def _with_zeros(covariance: Array, count: int, most: int) -> Array:
-    """A covariance of ``count`` Gaussians' numbers as that of ``most``, of which there is no doubt of the others."""
+def _of_the_first(levels: Sequence[_Level], state: _State, count: int) -> Array:
+    """The covariance where no more than the first ``count`` slots are taken; there is no doubt of the others."""
+    most = len(state.taken)
+    first = jax.tree.map(lambda array: array[:count], (state.gaussians, state.taken))
+    covariance = _covariance(levels, state._replace(gaussians=first[0], taken=first[1]))
     numbers = len(covariance) // count
     spread = covariance.reshape(numbers, count, numbers, count)
     more = (0, most - count)

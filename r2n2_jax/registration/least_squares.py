@@ -11,6 +11,11 @@ points, every local transformation adds its own columns to the Jacobian, :math:`
 \partial\theta`: seven maps made of one Gaussian. The total variation enters as a sum of squares whose weights are those of the
 last step (lagged diffusivity; Vogel and Oman, SIAM Journal on Scientific Computing 17(1), 1996).
 
+A local transformation hardly varies between neighbouring pixels. So the normal equations of many need not know every pixel, but
+what the pixels of a cell sum up to: their structure tensor :math:`\sum (\phi')^2\,\nabla M \nabla M^T`, which stands as d
+slopes (its Cholesky factor's columns) where the cell's slopes are in the mean. The right side, half the objective's slope, is
+exact, and takes time in proportion to the number of Gaussians.
+
 A pixel that leaves the moving image is charged what it cost undisplaced, times what the others have gained: a field wins
 nothing by carrying pixels out.
 """
@@ -32,6 +37,9 @@ Array = jax.Array
 # The field is smooth, so few pixels show its differences; those below the floor, a slope of an eighth, count as squares.
 _TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = 9, 256, 1e-3
 _MOST_PIXELS = 6000  # a hundred unknowns need no more, and the time grows with them
+_MANY = 16  # Gaussians, from which on the pixels of cells are summed up
+_MOST_CELLS = 1200
+_LEAST_ENERGY = 1e-12
 OUTLIER = 2.0  # tau, of images in units of their local contrast
 _UNGAINED = 0.05  # of the cost without displacement: where few pixels are left, they say little of the others' gain
 
@@ -48,6 +56,7 @@ class Problem(NamedTuple):
         mean: ``[pixels]``, what is taken from its values, warped,
         scale: ``[pixels]``, and what they are divided by.
         outlier: a scalar, the residual from which on a larger one hardly costs more.
+        cells: ``[cells, most]``, which pixels lie in each cell; ``pixels`` where it has fewer.
     """
 
     points: Array
@@ -58,6 +67,7 @@ class Problem(NamedTuple):
     mean: Array
     scale: Array
     outlier: Array
+    cells: Array
 
 
 def looked_at(shape: tuple[int, ...]) -> np.ndarray:
@@ -67,15 +77,29 @@ def looked_at(shape: tuple[int, ...]) -> np.ndarray:
     return np.flatnonzero(sum(n * shear**axis for axis, n in enumerate(np.indices(shape))) % every == 0)
 
 
+def in_cells(points: np.ndarray) -> np.ndarray:
+    """Which of the points ``[pixels, d]`` lie in each cell, ``[cells, most]``; ``pixels`` where a cell has fewer."""
+    d = points.shape[-1]
+    per_axis = round(_MOST_CELLS ** (1 / d))
+    cell = np.clip(((points + 1.0) * (per_axis / 2)).astype(int), 0, per_axis - 1)
+    _, cell, sizes = np.unique(cell @ per_axis ** np.arange(d), return_inverse=True, return_counts=True)
+    order = np.argsort(cell, kind="stable")
+    cells = np.full((len(sizes), sizes.max()), len(points))
+    cells[cell[order], np.arange(len(points)) - np.repeat(np.cumsum(sizes) - sizes, sizes)] = order
+    return cells
+
+
 def pose(fixed: Array, moving: Array, mask: Array | None, *, outlier: float = OUTLIER) -> Problem:
     """The problem of images as they are; that of plain squares with ``outlier=inf``."""
     shape = fixed.shape[:-1]
     lattice = looked_at(shape)
     counted = jnp.ones(len(lattice), bool) if mask is None else mask.ravel()[lattice]
-    points = coordinates(shape).reshape(-1, len(shape))[lattice]
+    with jax.ensure_compile_time_eval():
+        points = np.asarray(coordinates(shape)).reshape(-1, len(shape))[lattice]
     values, still = fixed.ravel()[lattice], moving.ravel()[lattice]
     asis = jnp.zeros(len(lattice)), jnp.ones(len(lattice))
-    return Problem(points, values, still, counted, moving, *asis, jnp.asarray(outlier, jnp.float32))
+    weak = jnp.asarray(outlier, jnp.float32)
+    return Problem(jnp.asarray(points), values, still, counted, moving, *asis, weak, jnp.asarray(in_cells(points)))
 
 
 def objective(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
@@ -88,10 +112,17 @@ def objective(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[
 
 def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
     """Half the objective's curvature ``[7 T, 7 T]``, to the first order of its squares, and half its slope ``[7 T]``."""
-    residuals, rows, counted = linearised(problem, free)
+    field, back = jax.vjp(lambda free: displacement(from_free(free), problem.points), free)
+    residuals, slopes, counted = _linear(problem, field)
+    if len(free.weight) > _MANY:
+        rows = _all_rows(free, *_summed_up(problem, slopes))
+        pulls = flat(back(jnp.stack([residuals * slope for slope in slopes], axis=-1))[0])
+    else:
+        rows = _all_rows(free, slopes, problem.points)
+        pulls = rows @ residuals
     per_pixel = _charge(problem, counted)[0]
     tv_normal, tv_slope = total_variation(free)
-    return per_pixel * (rows @ rows.T) + tv_weight * tv_normal, per_pixel * (rows @ residuals) + tv_weight * tv_slope
+    return per_pixel * (rows @ rows.T) + tv_weight * tv_normal, per_pixel * pulls + tv_weight * tv_slope
 
 
 def gain(problem: Problem, free: FreeGaussians) -> tuple[Array, Array]:
@@ -156,24 +187,48 @@ def bounded(residuals: Array, outlier: Array | float) -> Array:
 
 def linearised(problem: Problem, free: FreeGaussians) -> tuple[Array, Array, Array]:
     """Bounded residuals ``[pixels]``; their Jacobian, transposed, ``[7 T, pixels]``, ordered as ``flat``; where they count."""
-    moved = problem.points + displacement(from_free(free), problem.points)
+    residuals, slopes, counted = _linear(problem, displacement(from_free(free), problem.points))
+    return residuals, _all_rows(free, slopes, problem.points), counted
+
+
+def _linear(problem: Problem, field: Array) -> tuple[Array, list[Array], Array]:
+    """Bounded residuals ``[pixels]``; their slopes in the field's ``d`` components; where they count."""
+    moved = problem.points + field
     value, slopes = _value_and_slopes(problem.moving, moved)
     counted = inside(moved) & problem.counted
     residuals = (value - problem.mean) / problem.scale - problem.fixed
     held = jnp.where(counted, (1.0 + (residuals / problem.outlier) ** 2) ** -1.5 / problem.scale, 0.0)
-    slopes = [held * slope for slope in slopes]
+    bent = jnp.where(counted, bounded(residuals, problem.outlier), 0.0)
+    return bent, [held * slope for slope in slopes], counted
+
+
+def _summed_up(problem: Problem, slopes: list[Array]) -> tuple[list[Array], Array]:
+    """Slopes ``[d cells]``, and the points ``[d cells, d]`` at which they stand, of the same structure tensors."""
+    d = len(slopes)
+    held = jnp.stack([*slopes, *components(problem.points)])
+    held = jnp.concatenate([held, jnp.zeros((2 * d, 1))], axis=1)[:, problem.cells]
+    slope, point = held[:d], held[d:]
+    tensors = jnp.einsum("icp,jcp->cij", slope, slope)
+    energy = jnp.sum(slope**2, axis=0)
+    total = jnp.sum(energy, axis=1) + _LEAST_ENERGY
+    centres = (jnp.sum(energy[None] * point, axis=2) / total[None]).T
+    least = _LEAST_ENERGY + jnp.finfo(jnp.float32).eps * total
+    factors = jnp.linalg.cholesky(tensors + least[:, None, None] * jnp.eye(d)[None])
+    return [factors[:, i].T.ravel() for i in range(d)], jnp.tile(centres, (d, 1))
+
+
+def _all_rows(free: FreeGaussians, slopes: list[Array], points: Array) -> Array:
+    """What each parameter does to the image ``[7 T, *any]`` at points ``[*any, d]`` where it has these slopes."""
     bells = jax.vmap(_bell_of)(free)
     # A loop, whose every turn leaves seven plain arrays: what XLA makes of one array stacked for all is ten times slower.
-    rows = jax.lax.map(lambda bell: _rows(slopes, bell, components(problem.points)), bells)
-    return jnp.where(counted, bounded(residuals, problem.outlier), 0.0), jnp.concatenate(rows), counted
+    return jnp.concatenate(jax.lax.map(lambda bell: _rows(slopes, bell, components(points)), bells))
 
 
 def field_rows(free: FreeGaussians, points: Array) -> list[Array]:
     """What each parameter does to each component of the field at any points ``[*any, d]``: ``d`` times ``[7 T, *any]``."""
     d = points.shape[-1]
-    bells = jax.vmap(_bell_of)(free)
     unit = [[jnp.full(points.shape[:-1], float(i == j)) for j in range(d)] for i in range(d)]
-    return [jnp.concatenate(jax.lax.map(lambda bell, u=u: _rows(u, bell, components(points)), bells)) for u in unit]
+    return [_all_rows(free, slopes, points) for slopes in unit]
 
 
 def total_variation(free: FreeGaussians) -> tuple[Array, Array]:

@@ -148,12 +148,11 @@ def refine_batch(
     outlier: float = OUTLIER,
 ) -> Gaussians:
     """``refine`` for ``[B]`` pairs and masks; on a CPU one after the other, as the Jacobian of one fits its cache."""
-    at_once = 1 if jax.default_backend() == "cpu" else len(fixed)
-
     def refined(pair: tuple[Array, Array, Gaussians, Array | None]) -> Gaussians:
         return refine(*pair[:3], mask=pair[3], iterations=iterations, outlier=outlier).gaussians
 
-    return jax.lax.map(refined, (fixed, moving, gaussians, mask), batch_size=at_once)
+    pairs = fixed, moving, gaussians, mask
+    return jax.lax.map(refined, pairs) if jax.default_backend() == "cpu" else jax.vmap(refined)(pairs)
 
 
 @jax.jit

@@ -225,9 +225,10 @@ def _found(
             gaussians = best_fraction(seen[0].fixed, seen[0].moving, gaussians, mask=seen[0].mask)
             return Found(*ended(seen, gaussians))
 
-        # On a CPU one after the other: each has its own length, and the Jacobian of one fits the cache.
-        at_once = 1 if jax.default_backend() == "cpu" else len(views[0].fixed)
-        return jax.lax.map(one, (views, placed), batch_size=at_once)
+        # On a CPU one after the other, each by itself: a batch, even of one, would take both branches of every condition.
+        if jax.default_backend() == "cpu":
+            return jax.lax.map(one, (views, placed))
+        return jax.vmap(one)((views, placed))
 
     return _on_each(own, devices, (EVERYWHERE, [_VIEW] * len(views), EVERYWHERE), PAIRS)(params, views, wanted)
 
