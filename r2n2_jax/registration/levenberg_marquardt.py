@@ -148,6 +148,7 @@ def refine_batch(
     outlier: float = OUTLIER,
 ) -> Gaussians:
     """``refine`` for ``[B]`` pairs and masks; on a CPU one after the other, as the Jacobian of one fits its cache."""
+
     def refined(pair: tuple[Array, Array, Gaussians, Array | None]) -> Gaussians:
         return refine(*pair[:3], mask=pair[3], iterations=iterations, outlier=outlier).gaussians
 
