@@ -103,17 +103,9 @@ def course(views: Sequence[View], looks: Gaussians, *, most: int, iterations: in
     first = _state(levels, gaussians, taken, jnp.asarray(True), wanted)
     if most == count:
         return Ended(gaussians, first.judged, _covariance(levels, first), jnp.where(first.sure, SURE, BUDGET))
-
-    def round_of(state: _State) -> _State:
-        return _round(levels, state, iterations, wanted)
-
-    # Most pairs end before the first round or with it: few numbers are fitted faster.
-    few = min(count + _A_ROUND, most)
-    second = _padded(first, few)
-    second = jax.lax.cond(_goes_on(second), round_of, lambda state: state, second)
-    last = jax.lax.while_loop(_goes_on, round_of, _padded(second, most)) if most > few else second
+    last = jax.lax.while_loop(_goes_on, lambda state: _round(levels, state, iterations, wanted), _padded(first, most))
     stopped = jnp.where(last.sure, SURE, jnp.where(jnp.all(last.taken), BUDGET, NOTHING_LEFT))
-    slots = sorted({count, few, most})
+    slots = count, most
     enough = jnp.searchsorted(jnp.asarray(slots), jnp.sum(last.taken))
     covariance = jax.lax.switch(enough, [lambda n=n: _of_the_first(levels, last, n) for n in slots])
     return Ended(last.gaussians, last.judged, covariance, stopped)
