@@ -22,7 +22,7 @@ _RUNS = 40
 def by_every_pixel(problem: Problem, free: FreeGaussians) -> tuple[jax.Array, jax.Array]:
     """The same equations, whose rows are those of the pixels."""
     residuals, rows, _ = linearised(problem, free)
-    normal, slope = total_variation(free)
+    _, normal, slope = total_variation(free)
     return rows @ rows.T + 0.1 * normal, rows @ residuals + 0.1 * slope
 
 

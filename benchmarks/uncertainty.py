@@ -80,7 +80,7 @@ def _of_equal_residuals(
         free = to_free(gaussians)
         residuals, rows, counted = linearised(contrast_problem(fixed, moving, outlier=OUTLIER / 2)(free), free)
         count = jnp.sum(counted)
-        curvature = rows @ rows.T / count + 0.1 * total_variation(free)[0] + 1e-3 * jnp.eye(len(rows))
+        curvature = rows @ rows.T / count + 0.1 * total_variation(free)[1] + 1e-3 * jnp.eye(len(rows))
         return spread(gaussians, residuals @ residuals / count**2 * jnp.linalg.inv(curvature), affine, points)
 
     return np.asarray(jax.lax.map(of_pair, (seen.fixed, seen.moving, found.parameters, found.affine, points)))

@@ -217,7 +217,8 @@ def test_the_normal_equations_have_the_objectives_slope(count):
     fixed, moving = (image[..., None] for image in known_pair(SHAPE))
     seen = pose(fixed, 1.1 * moving, None)
     free = jax.tree.map(lambda value: value + 0.013, to_free(TRUE) if count == len(TRUE.weight) else many(count))
-    _, slope = normal_equations(seen, free, 0.0)
+    value, _, slope = normal_equations(seen, free, 0.0)
+    assert value == pytest.approx(float(objective(seen, free, 0.0)[0]), rel=1e-5)
     expected = jax.grad(lambda vector: objective(seen, unflat(vector, free), 0.0)[0])(flat(free))
     np.testing.assert_allclose(slope, 0.5 * expected, atol=1e-3 * float(jnp.abs(expected).max()))
 
@@ -231,7 +232,7 @@ def test_a_cell_of_pixels_curves_as_they_do():
     scale = jnp.sqrt(jnp.diag(expected))
 
     def apart(seen):
-        found = normal_equations(seen, free, 0.0)[0]
+        found = normal_equations(seen, free, 0.0)[1]
         return float(jnp.abs((found - expected) / jnp.outer(scale, scale)).max())
 
     assert apart(seen) < 0.1
@@ -271,7 +272,8 @@ def test_the_slope_of_thetotal_variation_is_that_of_thetotal_variation():
         squared = jnp.sum(down[:, :-1] ** 2 + right[:-1] ** 2, axis=-1)
         return jnp.mean(jnp.sqrt(squared + 1e-6))
 
-    normal, slope = total_variation(free)
+    value, normal, slope = total_variation(free)
+    assert value == pytest.approx(float(variation(flat(free))) - 1e-3, rel=1e-4)
     np.testing.assert_allclose(slope, 0.5 * jax.grad(variation)(flat(free)), rtol=1e-3, atol=1e-7)
     # Along the weights the field is linear, so that there the curvature is that of the squares, to be had by differences.
     weights = np.zeros(slope.size, bool)

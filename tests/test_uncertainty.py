@@ -82,7 +82,7 @@ def test_the_covariance_is_the_sandwich_of_tiles(pair):
     rows = np.asarray(jax.jacfwd(residuals)(flat(free)), np.float64).T
     left, _, counted = linearised(problem, free)
     left, pixels = np.asarray(left, np.float64), int(counted.sum())
-    smooth = 0.1 * np.asarray(total_variation(free)[0], np.float64) + 1e-2 / len(rows) * np.eye(len(rows))
+    smooth = 0.1 * np.asarray(total_variation(free)[1], np.float64) + 1e-2 / len(rows) * np.eye(len(rows))
     curvature = rows @ rows.T / pixels + smooth
     tile = np.floor((points + 1) * 6).clip(0, 11) @ [1, 100]
     meat = sum(np.outer(pull, pull) for pull in ((rows * left)[:, tile == one].sum(axis=1) / pixels for one in np.unique(tile)))

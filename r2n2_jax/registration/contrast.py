@@ -41,7 +41,9 @@ def contrast_problem(
         return found[:, 0], found[:, 1]
 
     of_fixed, of_still = (neighbourhood(image, coarse) for image in (fixed, moving))
-    undisplaced = plain._replace(fixed=_against(plain.fixed, *of_fixed), still=_against(plain.still, *of_still))
+    undisplaced = plain._replace(
+        fixed=_against(plain.fixed, *of_fixed), still=_against(plain.still, *of_still), noise=noise
+    )
 
     def problem(free: FreeGaussians) -> Problem:
         mean, scale = neighbourhood(moving, coarse + displacement(from_free(free), coarse))

@@ -57,6 +57,7 @@ class Problem(NamedTuple):
         scale: ``[pixels]``, and what they are divided by.
         outlier: a scalar, the residual from which on a larger one hardly costs more.
         cells: ``[cells, most]``, which pixels lie in each cell; ``pixels`` where it has fewer.
+        noise: a scalar, the deviation of what the images show beside their contrast.
     """
 
     points: Array
@@ -68,6 +69,7 @@ class Problem(NamedTuple):
     scale: Array
     outlier: Array
     cells: Array
+    noise: Array
 
 
 def looked_at(shape: tuple[int, ...]) -> np.ndarray:
@@ -99,7 +101,8 @@ def pose(fixed: Array, moving: Array, mask: Array | None, *, outlier: float = OU
     values, still = fixed.ravel()[lattice], moving.ravel()[lattice]
     asis = jnp.zeros(len(lattice)), jnp.ones(len(lattice))
     weak = jnp.asarray(outlier, jnp.float32)
-    return Problem(jnp.asarray(points), values, still, counted, moving, *asis, weak, jnp.asarray(in_cells(points)))
+    cells = jnp.asarray(in_cells(points))
+    return Problem(jnp.asarray(points), values, still, counted, moving, *asis, weak, cells, jnp.zeros(()))
 
 
 def objective(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
@@ -110,8 +113,8 @@ def objective(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[
     return _mean_cost(problem, residuals, counted) + tv_weight * jnp.mean(_steepness(coarse)), determinants
 
 
-def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array]:
-    """Half the objective's curvature ``[7 T, 7 T]``, to the first order of its squares, and half its slope ``[7 T]``."""
+def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array, Array]:
+    """The objective; half its curvature ``[7 T, 7 T]``, to the first order of its squares; and half its slope ``[7 T]``."""
     field, back = jax.vjp(lambda free: displacement(from_free(free), problem.points), free)
     residuals, slopes, counted = _linear(problem, field)
     if len(free.weight) > _MANY:
@@ -121,8 +124,9 @@ def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) ->
         rows = _all_rows(free, slopes, problem.points)
         pulls = rows @ residuals
     per_pixel = _charge(problem, counted)[0]
-    tv_normal, tv_slope = total_variation(free)
-    return per_pixel * (rows @ rows.T) + tv_weight * tv_normal, per_pixel * pulls + tv_weight * tv_slope
+    tv, tv_normal, tv_slope = total_variation(free)
+    cost = _mean_cost(problem, residuals, counted) + tv_weight * tv
+    return cost, per_pixel * (rows @ rows.T) + tv_weight * tv_normal, per_pixel * pulls + tv_weight * tv_slope
 
 
 def gain(problem: Problem, free: FreeGaussians) -> tuple[Array, Array]:
@@ -227,19 +231,25 @@ def _all_rows(free: FreeGaussians, slopes: list[Array], points: Array) -> Array:
 def field_rows(free: FreeGaussians, points: Array) -> list[Array]:
     """What each parameter does to each component of the field at any points ``[*any, d]``: ``d`` times ``[7 T, *any]``."""
     d = points.shape[-1]
-    unit = [[jnp.full(points.shape[:-1], float(i == j)) for j in range(d)] for i in range(d)]
-    return [_all_rows(free, slopes, points) for slopes in unit]
+    bells = jax.vmap(_bell_of)(free)
+
+    def of_component(i: int) -> Array:
+        slopes = [jnp.full(points.shape[:-1], float(i == j)) for j in range(d)]
+        return jnp.concatenate(jax.vmap(lambda bell: _rows(slopes, bell, components(points)))(bells))
+
+    return [of_component(i) for i in range(d)]
 
 
-def total_variation(free: FreeGaussians) -> tuple[Array, Array]:
-    """Half the curvature ``[7 T, 7 T]`` and half the slope ``[7 T]`` of the isotropic TV, with its weights held fixed."""
+def total_variation(free: FreeGaussians) -> tuple[Array, Array, Array]:
+    """The isotropic TV; half its curvature ``[7 T, 7 T]`` and half its slope ``[7 T]``, with its weights held fixed."""
     d = free.position.shape[-1]
     points = coordinates((_TV_PIXELS,) * d)
     differences = jnp.concatenate([_finite_differences(row, d) for row in field_rows(free, points)], axis=-2)
     now = _field_differences(displacement(from_free(free), points))
+    tv = jnp.mean(_length(now) - _TV_FLOOR)
     length = _length(now)[None, None]
     weighted = (differences / (2 * length.size * length)).reshape(len(differences), -1)
-    return weighted @ differences.reshape(len(differences), -1).T, weighted @ now.ravel()
+    return tv, weighted @ differences.reshape(len(differences), -1).T, weighted @ now.ravel()
 
 
 def _steepness(field: Array) -> Array:

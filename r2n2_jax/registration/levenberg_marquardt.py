@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement_and_determinant, from_free, to_free
 from r2n2_jax.ops.grid import coordinates
-from r2n2_jax.ops.local_contrast import noise_of_pair
 from r2n2_jax.registration.contrast import contrast_problem
 from r2n2_jax.registration.least_squares import OUTLIER, Problem, flat, gain, normal_equations, objective, pose, unflat
 
@@ -103,10 +102,9 @@ def refine(
         return _least(displacement_and_determinant(from_free(unflat(vector, first)), points)[1])
 
     def step(state: _State) -> _State:
-        problem = contrast(state.free)
-        state = state._replace(loss=judge(problem, state.free)[0])
-        now = flat(state.free)
-        normal, slope = normal_equations(problem, state.free, tv_weight)
+        problem, now = contrast(state.free), flat(state.free)
+        loss, normal, slope = normal_equations(problem, state.free, tv_weight)
+        state = state._replace(loss=loss + weight * jnp.sum((now - start) ** 2))
         normal = normal * jnp.outer(fitted, fitted) + weight * jnp.eye(start.size)
         slope = fitted * (slope + weight * (now - start))
         shape = jnp.diag(jnp.diag(normal)) + 1e-6 * jnp.eye(start.size)
@@ -131,8 +129,9 @@ def refine(
 
     state = _State(first, *judge(contrast(first), first), jnp.asarray(_FIRST_DAMPING), jnp.asarray(False))
     last, losses = jax.lax.scan(unless_settled, state, None, length=iterations)
-    agreed, explained = gain(contrast(last.free), last.free)
-    earned = (agreed >= _LEAST_GAIN * noise_of_pair(fixed, moving, mask)) | (explained >= _BEYOND_NOISE)
+    problem = contrast(last.free)
+    agreed, explained = gain(problem, last.free)
+    earned = (agreed >= _LEAST_GAIN * problem.noise) | (explained >= _BEYOND_NOISE)
     found = last.free._replace(weight=jnp.where(earned, last.free.weight, 0.0))
     return Refined(from_free(found), jnp.concatenate([state.loss[None], losses]))
 

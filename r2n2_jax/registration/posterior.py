@@ -62,7 +62,7 @@ def posterior(
     fitted = jnp.ones(len(rows)) if taken is None else jnp.tile(taken, len(rows) // len(taken)).astype(jnp.float32)
     rows = fitted[:, None] * rows
     pixels = jnp.maximum(jnp.sum(counted), 1)
-    smooth = tv_weight * jnp.outer(fitted, fitted) * total_variation(free)[0] + _PRIOR / jnp.sum(fitted) * jnp.eye(len(rows))
+    smooth = tv_weight * jnp.outer(fitted, fitted) * total_variation(free)[1] + _PRIOR / jnp.sum(fitted) * jnp.eye(len(rows))
     curvature = rows @ rows.T / pixels + smooth
     tiles = jnp.clip(((problem.points + 1.0) * (_TILES / 2)).astype(int), 0, _TILES - 1)
     tile = jnp.ravel_multi_index(tuple(tiles.T), (_TILES,) * tiles.shape[-1], mode="clip")
