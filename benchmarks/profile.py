@@ -30,8 +30,7 @@ from r2n2_jax.registration.course import View
 from r2n2_jax.registration.least_squares import normal_equations, objective, pose
 from r2n2_jax.registration.levenberg_marquardt import refine_batch
 from r2n2_jax.registration.registrar import load
-from r2n2_jax.registration.sequence import apply, find, view, views
-from r2n2_jax.runtime.devices import mesh
+from r2n2_jax.registration.sequence import apply, find, views
 
 _TURNS = 20
 _RUNS = 5
@@ -117,7 +116,7 @@ def print_registration() -> None:
     phantom = held_out_phantoms(PhantomConfig(), 256, "test", 1)
     fixed, moving = (np.asarray(images[..., 0]) for images in (phantom.fixed, phantom.moving))
     near, far = ((factor * model.resolution,) * 2 for factor in (1, 2))
-    seen, finer = (view(fixed, moving, shape=shape, devices=mesh(1)) for shape in (near, far))
+    seen, finer = views(model, fixed, moving, refine=refine)
 
     def answer(refine: int) -> Any:
         seen = views(model, fixed, moving, refine=refine)

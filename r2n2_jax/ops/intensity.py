@@ -122,7 +122,7 @@ def _signal_weight(image: Array, inside: Array) -> Array:
     low = jnp.min(jnp.where(inside > 0, image, jnp.inf))
     high = jnp.max(jnp.where(inside > 0, image, -jnp.inf))
     bins = jnp.clip(jnp.floor(_BINS * (image - low) / jnp.where(high > low, high - low, 1.0)), 0, _BINS - 1)
-    counts = jnp.sum((bins.reshape(-1, 1) == jnp.arange(_BINS)[None]) * inside.reshape(-1, 1), axis=0)
+    counts = jnp.zeros(_BINS).at[bins.astype(int).ravel()].add(inside.ravel())
     around = jnp.convolve(counts, jnp.ones(3), mode="same")
     fullest = jnp.argmax(around)
     background = jnp.abs(bins - fullest) <= 1

@@ -32,18 +32,18 @@ def contrast_problem(
     coarse = coordinates(tuple(min(n, _AROUND_PIXELS) for n in fixed.shape[:-1]))
     counted = None if mask is None else _nearly_in(mask, coarse)
     plain = pose(fixed, moving, mask, outlier=outlier)
+    every_pixel = coarse.shape[:-1] == fixed.shape[:-1] and len(plain.points) * coarse.shape[-1] == coarse.size
 
     def neighbourhood(image: Array, there: Array) -> tuple[Array, Array]:
         """Mean and scale around the pixels that are looked at, of an image carried by a map of the coarse grid."""
         # Beyond the border the border's pixels go on: nothing ends there.
         carried = sample(image, jnp.clip(there, -1.0, 1.0))
-        found = sample(jnp.stack(around(carried, noise, counted), axis=-1), plain.points)
+        found = jnp.stack(around(carried, noise, counted), axis=-1)
+        found = found.reshape(-1, 2) if every_pixel else sample(found, plain.points)
         return found[:, 0], found[:, 1]
 
     of_fixed, of_still = (neighbourhood(image, coarse) for image in (fixed, moving))
-    undisplaced = plain._replace(
-        fixed=_against(plain.fixed, *of_fixed), still=_against(plain.still, *of_still), noise=noise
-    )
+    undisplaced = plain._replace(fixed=_against(plain.fixed, *of_fixed), still=_against(plain.still, *of_still), noise=noise)
 
     def problem(free: FreeGaussians) -> Problem:
         mean, scale = neighbourhood(moving, coarse + displacement(from_free(free), coarse))

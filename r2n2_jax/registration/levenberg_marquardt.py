@@ -110,15 +110,19 @@ def refine(
         shape = jnp.diag(jnp.diag(normal)) + 1e-6 * jnp.eye(start.size)
         left, gradient = jax.value_and_grad(room)(now)
 
-        def attempt(damping: Array) -> _State:
-            change = _along_the_fold(normal + damping * shape, -slope, left, fitted * gradient)
+        def change(damping: Array) -> Array:
+            return _along_the_fold(normal + damping * shape, -slope, left, fitted * gradient)
+
+        def attempt(damping: Array, change: Array) -> _State:
             trial = _bounded(unflat(now + change, first), first)
             loss, least = judge(problem, trial)
             allowed = least > jnp.minimum(state.least, LEAST_DETERMINANT)
             settled = loss > (1.0 - _SETTLED) * state.loss
             return _State(trial, jnp.where(allowed, loss, jnp.inf), least, damping, settled)
 
-        trials = jax.lax.map(attempt, jnp.maximum(state.damping * jnp.asarray(_LADDER), _LEAST_DAMPING))
+        dampings = jnp.maximum(state.damping * jnp.asarray(_LADDER), _LEAST_DAMPING)
+        # One factorisation after the other: a batch of them, on two CPU devices at once, waits for ever.
+        trials = jax.vmap(attempt)(dampings, jax.lax.map(change, dampings))
         best = jax.tree.map(lambda each: each[jnp.nanargmin(trials.loss)], trials)
         kept = state._replace(damping=state.damping * _HARDER)
         return jax.tree.map(lambda new, old: jnp.where(best.loss < state.loss, new, old), best, kept)

@@ -72,8 +72,7 @@ def views(model: ModelConfig, fixed: Array, moving: Array, mask: Array | None = 
         refine: Levenberg-Marquardt steps that follow.
     """
     devices, shapes = mesh(len(fixed)), _shapes(model, fixed.shape[1:], refine)
-    pairs = shard((fixed, moving, mask))
-    return [view(*pairs, shape=shape, devices=devices) for shape in shapes]
+    return _viewed(*shard((fixed, moving, mask)), shapes=shapes, devices=devices)
 
 
 def find(
@@ -181,23 +180,29 @@ def _moved(moving: Array, affine: Affine, *, devices: Mesh) -> tuple[Array, Arra
 _VIEW = View(PAIRS, PAIRS, PAIRS)
 
 
-def _shapes(model: ModelConfig, spatial: tuple[int, ...], refine: int) -> list[tuple[int, ...]]:
+def _shapes(model: ModelConfig, spatial: tuple[int, ...], refine: int) -> tuple[tuple[int, ...], ...]:
     """The model's resolution, and twice that where refinement goes on there: where the images have it."""
     shape = (model.resolution,) * model.ndim
     finer = refine > 1 and min(spatial) >= 2 * model.resolution
-    return [shape, tuple(2 * size for size in shape)] if finer else [shape]
+    return (shape, tuple(2 * size for size in shape)) if finer else (shape,)
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "devices"))
-def view(fixed: Array, moving: Array, mask: Array | None = None, *, shape: tuple[int, ...], devices: Mesh) -> View:
-    """Raw pairs ``[B, *spatial]``, and masks of the same shape, as they are looked at."""
+@functools.partial(jax.jit, static_argnames=("shapes", "devices"))
+def _viewed(
+    fixed: Array, moving: Array, mask: Array | None = None, *, shapes: tuple[tuple[int, ...], ...], devices: Mesh
+) -> list[View]:
+    """Raw pairs ``[B, *spatial]``, and masks of the same shape, as they are looked at; outliers are cut once for all sizes."""
 
-    def own(fixed: Array, moving: Array, mask: Array | None) -> View:
-        small = None if mask is None else jax.vmap(lambda one: _resampled(one, shape))(mask)
-        prepared = jax.vmap(lambda image, where: prepare(image, shape, where), in_axes=(0, None if mask is None else 0))
-        return View(prepared(fixed, small), prepared(moving, small), small)
+    def own(fixed: Array, moving: Array, mask: Array | None) -> list[View]:
+        return [_view(fixed, moving, mask, shape) for shape in shapes]
 
-    return _on_each(own, devices, (PAIRS, PAIRS, PAIRS), _VIEW)(fixed, moving, mask)
+    return _on_each(own, devices, (PAIRS, PAIRS, PAIRS), [_VIEW] * len(shapes))(fixed, moving, mask)
+
+
+def _view(fixed: Array, moving: Array, mask: Array | None, shape: tuple[int, ...]) -> View:
+    small = None if mask is None else jax.vmap(lambda one: _resampled(one, shape))(mask)
+    prepared = jax.vmap(lambda image, where: prepare(image, shape, where), in_axes=(0, None if mask is None else 0))
+    return View(prepared(fixed, small), prepared(moving, small), small)
 
 
 @functools.partial(kept, returns=[Gaussians, Judged, Found])
