@@ -257,6 +257,31 @@ def patterns() -> list[Pair]:
     ]
 
 
+def itself() -> Pair:
+    """An image twice, with the same noise."""
+    once = pair("an image against itself", still)
+    return once._replace(moving=once.fixed)
+
+
+def one_disc() -> Pair:
+    """A disc before tissue that stands still, moved by 4 pixels."""
+
+    def motion(y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        carried = disc(y, x, radius=40.0, edge=4.0)
+        return 4.0 * carried, 0.0 * carried
+
+    return pair("one disc", motion)
+
+
+def stripes() -> Pair:
+    """Tagging: stripes 7 pixels apart, on tissue that moves by 6."""
+
+    def tagged(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return tissue(y, x) * (0.6 + 0.4 * np.cos(2 * np.pi * x / 7.0))
+
+    return pair("stripes 7 px apart", smooth(6.0), tagged)
+
+
 def of_size(height: int, width: int) -> list[Pair]:
     """A motion and a texture as large as the shorter side says."""
     short = min(height, width)

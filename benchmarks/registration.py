@@ -35,7 +35,7 @@ def measure(*, patients: int, slices: int) -> dict[str, Any]:
         "network": network(registrar, refine=0),
         "everyday": network(registrar, refine=Options.refine),
         "bspline": bspline_method(TUNED, spacing=16.0),
-        "simpleitk": Method("simpleitk", simpleitk, lambda case: None, lambda shape: 0),
+        "simpleitk": Method("simpleitk", simpleitk, lambda case: None),
     }
     found: dict[str, list[Outcome]] = {name: [] for name in methods}
     for case in cases:

@@ -26,11 +26,13 @@ class Found(NamedTuple):
 
     Attributes:
         displacement: ``[N, *spatial, d]``, normalised.
+        parameters: ``[N]``, how many numbers each registration has.
         losses: one array ``[N, iterations]`` a level where something was optimised, NaN after a pair stopped.
         statuses: a word a pair, see ``registration.trust``; none where the method does not judge itself.
     """
 
     displacement: np.ndarray
+    parameters: np.ndarray
     losses: Sequence[np.ndarray] = ()
     statuses: Sequence[str] = ()
 
@@ -45,13 +47,11 @@ class Method(NamedTuple):
         name: its short name.
         register: a case's pairs to what is found.
         compile: the same call, as short as it can be while compiling everything.
-        parameters: how many parameters one registration has at a given shape.
     """
 
     name: str
     register: Register
     compile: Register
-    parameters: Callable[[tuple[int, ...]], int]
 
 
 class Outcome(NamedTuple):
@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
         losses: the convergence curves ``[pairs, iterations]`` of each level, where something was optimised.
         seconds_per_pair: registration alone, arrays in and out, in batches of a case's pairs.
         compile_seconds: the first, shortened call.
-        parameters: how many one registration has, the mean over the pairs.
+        parameters: how many numbers one registration has, the mean over the pairs.
         statuses: a word a pair, a list a case; empty ones where the method does not judge itself.
     """
 
@@ -80,21 +80,21 @@ def identity() -> Method:
     """No registration at all."""
 
     def nothing(case: Case) -> Found:
-        return Found(np.zeros((*case.fixed.shape, case.fixed.ndim - 1), np.float32))
+        return Found(np.zeros((*case.fixed.shape, case.fixed.ndim - 1), np.float32), np.zeros(len(case.fixed)))
 
-    return Method("initial", nothing, nothing, lambda shape: 0)
+    return Method("initial", nothing, nothing)
 
 
 def network(registrar: Registrar, *, refine: int, steps: int | None = None) -> Method:
-    """The network with ``steps`` looks (by default as many as in training) and ``refine`` steps of instance refinement."""
+    """The network and ``refine`` steps of refinement; at most ``steps`` local transformations, by default as the commands."""
+    model = registrar.config.model
+    numbers = 3 * model.ndim + model.ndim * (model.ndim - 1) // 2
 
     def register(case: Case) -> Found:
         found = registrar.register_batch(case.fixed, case.moving, steps=steps, refine=refine, spacing=case.spacing)
-        return Found(found.displacement, statuses=found.status.tolist())
+        return Found(found.displacement, numbers * found.steps, statuses=found.status.tolist())
 
-    model = registrar.config.model
-    count = (steps or model.steps) * (3 * model.ndim + model.ndim * (model.ndim - 1) // 2)
-    return Method("refined" if refine else "network", register, register, lambda shape: count)
+    return Method("refined" if refine else "network", register, register)
 
 
 def bspline_method(settings: Settings, *, spacing: float = 8.0) -> Method:
@@ -104,12 +104,13 @@ def bspline_method(settings: Settings, *, spacing: float = 8.0) -> Method:
         fitted = in_chunks(
             lambda *pairs: fit(*shard(pairs), bspline(spacing), settings=settings), case.fixed, case.moving, at_once=_AT_ONCE
         )
-        return Found(fitted.displacement, fitted.losses)
+        count = count_parameters(bspline(spacing), case.fixed.shape[1:])
+        return Found(fitted.displacement, np.full(len(case.fixed), count), fitted.losses)
 
     def shortened(case: Case) -> Found:
         return register(case, dataclasses.replace(settings, iterations=ITERATIONS_AT_ONCE))
 
-    return Method("bspline", register, shortened, lambda shape: count_parameters(bspline(spacing), shape))
+    return Method("bspline", register, shortened)
 
 
 def run(method: Method, cases: Sequence[Case], *, progress: bool = True) -> Outcome:
@@ -119,19 +120,20 @@ def run(method: Method, cases: Sequence[Case], *, progress: bool = True) -> Outc
     for case in sizes.values():
         method.compile(case)
     compiled = time.perf_counter() - start
-    seconds, judged, warped, losses, statuses = 0.0, [], [], [], []
+    seconds, judged, warped, parameters, losses, statuses = 0.0, [], [], [], [], []
     for case in tqdm(cases, desc=method.name, unit="slice", disable=None if progress else True):
         start = time.perf_counter()
         found = jax.block_until_ready(method.register(case))
         seconds += time.perf_counter() - start
         judged.append(measure(case, found.displacement))
         warped.append(np.asarray(_warped(case.moving, found.displacement)))
+        parameters.append(found.parameters)
         losses.append(found.losses)
         statuses.append(found.statuses)
     pairs = sum(len(case.fixed) for case in cases)
-    count = sum(len(case.fixed) * method.parameters(case.fixed.shape[1:]) for case in cases) / pairs
+    count = round(np.concatenate(parameters).mean())
     curves = [np.concatenate(level) for level in zip(*losses, strict=True)]
-    return Outcome(judged, warped, curves, seconds / pairs, compiled, round(count), statuses)
+    return Outcome(judged, warped, curves, seconds / pairs, compiled, count, statuses)
 
 
 @jax.jit
