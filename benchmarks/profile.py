@@ -26,7 +26,7 @@ from r2n2_jax.ops.flow import flow
 from r2n2_jax.ops.gaussian import covariance, local_transformation, to_free
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import warp
-from r2n2_jax.registration.course import View
+from r2n2_jax.registration.course import View, Wanted
 from r2n2_jax.registration.least_squares import normal_equations, objective, pose
 from r2n2_jax.registration.levenberg_marquardt import refine_batch
 from r2n2_jax.registration.registrar import load
@@ -118,9 +118,11 @@ def print_registration() -> None:
     near, far = ((factor * model.resolution,) * 2 for factor in (1, 2))
     seen, finer = views(model, fixed, moving, refine=refine)
 
+    wanted = Wanted(jnp.zeros(()), jnp.ones(model.ndim))
+
     def answer(refine: int) -> Any:
         seen = views(model, fixed, moving, refine=refine)
-        found = find(registrar.params, model, seen, looks=model.steps, most=model.steps, refine=refine).gaussians
+        found = find(registrar.params, model, seen, wanted, looks=model.steps, most=model.steps, refine=refine).gaussians
         return found, apply(found, moving, shape=fixed.shape[1:])
 
     def refined(seen: View, iterations: int) -> Any:

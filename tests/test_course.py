@@ -10,13 +10,14 @@ from r2n2_jax import load
 from r2n2_jax.errors import InputError
 from r2n2_jax.ops.gaussian import Gaussians, displacement
 from r2n2_jax.ops.grid import coordinates
-from r2n2_jax.registration.course import View, course
+from r2n2_jax.registration.course import View, Wanted, course
 from r2n2_jax.registration.growth import grow
 from r2n2_jax.registration.levenberg_marquardt import refine, refine_batch
 from r2n2_jax.registration.posterior import posterior
 
 SIZE = 128
 LOOKS = 12
+WHERE_THEY_AGREE = Wanted(jnp.asarray(0.0), jnp.ones(2))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,21 @@ def test_each_pair_of_a_batch_has_its_own_length(registrar):
     np.testing.assert_allclose(both.displacement[0], alone.displacement, atol=2e-3)
 
 
+def test_the_stages_say_how_it_went(registrar):
+    """They end with what the result says of itself; more local transformations come only with another round."""
+    fixed, moving, _ = sliding(16.0)
+    result = registrar.register(fixed, moving)
+    stages = result.describe()["stages"]
+    steps = [stage["steps"] for stage in stages]
+    assert steps == sorted(set(steps))
+    assert steps[0] <= LOOKS < steps[-1] == result.steps
+    assert stages[-1]["doubt"] == pytest.approx(float(result.doubt))
+    expected = result.deviation(np.asarray(coordinates((16, 16)))).mean()
+    assert stages[-1]["deviation_mm"] == pytest.approx(float(expected), rel=1e-3)
+    alone = registrar.register(fixed, moving, refine=0)
+    assert [stage["steps"] for stage in alone.describe()["stages"]] == [alone.steps]
+
+
 def test_a_tolerance_ends_the_sequence(registrar):
     fixed, moving, _ = sliding(3.0)
     loose = registrar.register(fixed, moving, tolerance_mm=50.0)
@@ -160,7 +176,7 @@ def test_there_is_no_doubt_of_empty_slots():
 def test_the_sequence_is_traced_once_for_all_lengths():
     fixed, moving, _ = sliding(5.0)
     looks = jax.tree.map(lambda part: jnp.repeat(part, 2, axis=0), one_gaussian((0.0, 0.01)))
-    run = jax.jit(lambda seen, looks: course([seen], looks, most=6, iterations=2))
+    run = jax.jit(lambda seen, looks: course([seen], looks, WHERE_THEY_AGREE, most=6, iterations=2))
     ends = [run(as_view(*pair), looks) for pair in ((fixed, moving), (fixed, fixed))]
     assert run._cache_size() == 1
     lengths = [int(np.any(end.gaussians.weight, axis=-1).sum()) for end in ends]

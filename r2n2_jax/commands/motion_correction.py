@@ -26,7 +26,14 @@ from r2n2_jax.registration.search import Start
 from r2n2_jax.registration.trust import GOOD
 
 FixedFrame = int | Literal["mean-position", "mean-intensity"]
-_NOTHING = {"matrix": np.eye(2).tolist(), "offset": [0.0, 0.0], "steps": 0, "stopped": BLANK, "transformations": []}
+_NOTHING = {
+    "matrix": np.eye(2).tolist(),
+    "offset": [0.0, 0.0],
+    "steps": 0,
+    "stopped": BLANK,
+    "stages": [],
+    "transformations": [],
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from r2n2_jax.evaluation import figures, html
 from r2n2_jax.evaluation.m_mode import draw_m_mode, line_of_motion
 from r2n2_jax.evaluation.metrics import Metrics
+from r2n2_jax.evaluation.stages import draw_stages
 from r2n2_jax.evaluation.statuses import (
     MEANING,
     MOST_SHOWN,
@@ -132,6 +133,7 @@ def _page(recording: Recording, results: list[Corrected], folder: Path) -> Itera
         if remark:
             yield html.paragraph(f"{remark[0].upper()}{remark[1:]}.")
     yield html.table(*summary_rows(results))
+    yield from _sequences(results)
     viewed = [
         Viewed(frames, result.warped, result.fixed, geometry.aspect, _captions(result), result.statuses)
         for frames, result, geometry in zip(recording.frames, results, recording.geometries, strict=True)
@@ -156,6 +158,14 @@ def _statuses(recording: Recording, results: list[Corrected]) -> Iterator[str]:
     if failed:
         said = f"{MOST_SHOWN} of {len(failed)}, spread over all." if len(failed) > MOST_SHOWN else ""
         yield html.figure("Frames that failed", draw_failed(failed), said, kind="jpeg")
+
+
+def _sequences(results: list[Corrected]) -> Iterator[str]:
+    """How the sequences of all frames went on, but for those that stay as they came."""
+    pairs = [result.parameters[t] for result in results if result.fixed is not None for t in result.kept if t != result.fixed]
+    if any(pair["stages"] for pair in pairs):
+        said = "A line is a frame, a dot what was known when all its local transformations had been fitted together."
+        yield html.figure("How the sequences went on, and why they ended", draw_stages(pairs), said, dpi=_DPI)
 
 
 def _captions(result: Corrected) -> list[str]:

@@ -27,6 +27,7 @@ Array = jax.Array
 SURE, NOTHING_LEFT, BUDGET = range(3)
 ENDINGS = ("sure", "nothing left to gain", "budget")
 _A_ROUND = 8  # local transformations; then all are fitted together
+_ROUNDS = 2  # for as many as would need one: a round may place fewer
 _SURE_AT = 16  # points per axis, at which the deviation is looked at
 
 
@@ -48,12 +49,26 @@ class Wanted(NamedTuple):
     """An accuracy.
 
     Attributes:
-        tolerance: ``[]``, the mean standard deviation of the displacement that is enough.
+        tolerance: ``[]``, the mean standard deviation of the displacement that is enough; 0: images that no longer differ are.
         unit: ``[d]``, what 1 is along each coordinate in the tolerance's unit.
     """
 
     tolerance: Array
     unit: Array
+
+
+class Stages(NamedTuple):
+    """What was known when all had been fitted: after what the network placed, then after every round; NaN after the last.
+
+    Attributes:
+        steps: ``[stages]``, the local transformations in use.
+        doubt: ``[stages]``, how far the images still differ, see ``judgement``.
+        deviation: ``[stages]``, the mean standard deviation of the displacement, in the unit of what is wanted.
+    """
+
+    steps: Array
+    doubt: Array
+    deviation: Array
 
 
 class Ended(NamedTuple):
@@ -64,12 +79,14 @@ class Ended(NamedTuple):
         judged: how well the pair matches.
         covariance: ``[P, P]``, of the Gaussians' ``P`` numbers, see ``posterior``.
         stopped: ``[]``, ``SURE``, ``NOTHING_LEFT`` or ``BUDGET``.
+        stages: how it went there.
     """
 
     gaussians: Gaussians
     judged: Judged
     covariance: Array
     stopped: Array
+    stages: Stages
 
 
 class _Level(NamedTuple):
@@ -81,52 +98,55 @@ class _State(NamedTuple):
     gaussians: Gaussians
     taken: Array
     judged: Judged
-    grew: Array
+    covariance: Array
     sure: Array
+    grew: Array
+    stages: Stages
+    stage: Array
 
 
-def course(views: Sequence[View], looks: Gaussians, *, most: int, iterations: int, wanted: Wanted | None = None) -> Ended:
+def course(views: Sequence[View], looks: Gaussians, wanted: Wanted, *, most: int, iterations: int) -> Ended:
     """Continues a sequence.
 
     Args:
         views: ONE pair at every size that it is looked at, the coarsest first.
         looks: what the network placed, fields ``[T, ...]``.
+        wanted: the accuracy at which it ends.
         most: local transformations, no fewer than ``T``.
         iterations: steps of refinement.
-        wanted: the accuracy at which it ends; by default it ends where the images no longer differ.
     """
     levels = _levels(views)
     count = len(looks.weight)
     gaussians, taken = looks, jnp.ones(count, bool)
     for index, level in enumerate(levels):
         gaussians = _fitted(level, gaussians, taken if index else None, iterations // 2**index)
-    first = _state(levels, gaussians, taken, jnp.asarray(True), wanted)
-    if most == count:
-        return Ended(gaussians, first.judged, _covariance(levels, first), jnp.where(first.sure, SURE, BUDGET))
-    last = jax.lax.while_loop(_goes_on, lambda state: _round(levels, state, iterations, wanted), _padded(first, most))
-    stopped = jnp.where(last.sure, SURE, jnp.where(jnp.all(last.taken), BUDGET, NOTHING_LEFT))
-    slots = count, most
-    enough = jnp.searchsorted(jnp.asarray(slots), jnp.sum(last.taken))
-    covariance = jax.lax.switch(enough, [lambda n=n: _of_the_first(levels, last, n) for n in slots])
-    return Ended(last.gaussians, last.judged, covariance, stopped)
+    rounds = _ROUNDS * -(-(most - count) // _A_ROUND)
+    state = _state(levels, gaussians, taken, wanted, _no_stages(1 + rounds), jnp.asarray(0))
+    if rounds:
+        state = jax.lax.while_loop(_goes_on, lambda state: _round(levels, state, iterations, wanted), _padded(state, most))
+    return Ended(state.gaussians, state.judged, state.covariance, _stopped(state), state.stages)
 
 
-def ended(views: Sequence[View], gaussians: Gaussians) -> Ended:
+def ended(views: Sequence[View], gaussians: Gaussians, wanted: Wanted) -> Ended:
     """A sequence that is not continued."""
-    levels, taken, no = _levels(views), jnp.ones(len(gaussians.weight), bool), jnp.asarray(False)
-    state = _State(gaussians, taken, _judge(levels, gaussians), no, no)
-    return Ended(gaussians, state.judged, _covariance(levels, state), jnp.asarray(BUDGET))
+    taken = jnp.ones(len(gaussians.weight), bool)
+    state = _state(_levels(views), gaussians, taken, wanted, _no_stages(1), jnp.asarray(0))
+    return Ended(gaussians, state.judged, state.covariance, jnp.asarray(BUDGET), state.stages)
+
+
+def _stopped(state: _State) -> Array:
+    return jnp.where(state.sure, SURE, jnp.where(state.grew, BUDGET, NOTHING_LEFT))
 
 
 def _goes_on(state: _State) -> Array:
-    return ~state.sure & state.grew & ~jnp.all(state.taken)
+    return ~state.sure & state.grew & ~jnp.all(state.taken) & (state.stage < len(state.stages.steps))
 
 
 def _levels(views: Sequence[View]) -> list[_Level]:
     return [_Level(seen, OUTLIER / 2**index) for index, seen in enumerate(views)]
 
 
-def _round(levels: Sequence[_Level], state: _State, iterations: int, wanted: Wanted | None) -> _State:
+def _round(levels: Sequence[_Level], state: _State, iterations: int, wanted: Wanted) -> _State:
     """Some more local transformations; then all are fitted together."""
     coarse, fine = levels[0], levels[-1]
     seen = coarse.seen
@@ -138,15 +158,26 @@ def _round(levels: Sequence[_Level], state: _State, iterations: int, wanted: Wan
     def fitted() -> _State:
         found = _fitted(coarse, gaussians, taken, iterations // 2)
         found = _fitted(fine, found, taken, iterations)
-        return _state(levels, found, taken, jnp.asarray(True), wanted)
+        return _state(levels, found, taken, wanted, state.stages, state.stage)
 
     return jax.lax.cond(jnp.any(taken & ~state.taken), fitted, lambda: state._replace(grew=jnp.asarray(False)))
 
 
-def _state(levels: Sequence[_Level], gaussians: Gaussians, taken: Array, grew: Array, wanted: Wanted | None) -> _State:
+def _state(
+    levels: Sequence[_Level], gaussians: Gaussians, taken: Array, wanted: Wanted, stages: Stages, stage: Array
+) -> _State:
+    """What is known of Gaussians that have been fitted, and that of the stages before."""
     judged = _judge(levels, gaussians)
-    state = _State(gaussians, taken, judged, grew, judged.doubt < UNCERTAIN_FROM)
-    return state if wanted is None else state._replace(sure=_is_as_wanted(levels, state, wanted))
+    covariance = _covariance(levels, gaussians, taken, judged.doubt)
+    unsure = _mean_deviation(gaussians, covariance, wanted.unit)
+    sure = jnp.where(wanted.tolerance > 0, unsure <= wanted.tolerance, judged.doubt < UNCERTAIN_FROM)
+    used = jnp.sum(jnp.any(gaussians.weight != 0, axis=-1)).astype(jnp.float32)
+    stages = jax.tree.map(lambda every, one: every.at[stage].set(one), stages, Stages(used, judged.doubt, unsure))
+    return _State(gaussians, taken, judged, covariance, sure, jnp.asarray(True), stages, stage + 1)
+
+
+def _no_stages(count: int) -> Stages:
+    return Stages(*(jnp.full(count, jnp.nan),) * 3)
 
 
 def _fitted(level: _Level, gaussians: Gaussians, taken: Array | None, iterations: int) -> Gaussians:
@@ -156,41 +187,33 @@ def _fitted(level: _Level, gaussians: Gaussians, taken: Array | None, iterations
 
 
 def _padded(state: _State, slots: int) -> _State:
-    """With free slots: Gaussians of no weight."""
-    more = slots - len(state.taken)
+    """With free slots: Gaussians of no weight, of which there is no doubt."""
+    count = len(state.taken)
+    more = slots - count
 
     def pad(array: Array) -> Array:
         return jnp.concatenate([array, jnp.zeros((more, *array.shape[1:]), array.dtype)])
 
     gaussians = jax.tree.map(pad, state.gaussians)
+    numbers = len(state.covariance) // count
+    spread = state.covariance.reshape(numbers, count, numbers, count)
+    spread = jnp.pad(spread, ((0, 0), (0, more), (0, 0), (0, more)))
     return state._replace(
-        gaussians=gaussians._replace(variance=gaussians.variance.at[len(state.taken) :].set(1.0)), taken=pad(state.taken)
+        gaussians=gaussians._replace(variance=gaussians.variance.at[count:].set(1.0)),
+        taken=pad(state.taken),
+        covariance=spread.reshape(numbers * slots, numbers * slots),
     )
 
 
-def _is_as_wanted(levels: Sequence[_Level], state: _State, wanted: Wanted) -> Array:
-    d = len(wanted.unit)
+def _mean_deviation(gaussians: Gaussians, covariance: Array, unit: Array) -> Array:
+    d = len(unit)
     start = jax.tree.map(lambda array: array[0], identity(1, d))
-    points = coordinates((_SURE_AT,) * d)
-    deviations = deviation(state.gaussians, _covariance(levels, state), start, points, wanted.unit)
-    return jnp.mean(deviations) <= wanted.tolerance
+    return jnp.mean(deviation(gaussians, covariance, start, coordinates((_SURE_AT,) * d), unit))
 
 
-def _covariance(levels: Sequence[_Level], state: _State) -> Array:
+def _covariance(levels: Sequence[_Level], gaussians: Gaussians, taken: Array, doubt: Array) -> Array:
     seen, outlier = levels[-1]
-    options = {"taken": state.taken, "mask": seen.mask, "doubt": state.judged.doubt, "outlier": outlier}
-    return posterior(seen.fixed, seen.moving, state.gaussians, **options)
-
-
-def _of_the_first(levels: Sequence[_Level], state: _State, count: int) -> Array:
-    """The covariance where no more than the first ``count`` slots are taken; there is no doubt of the others."""
-    most = len(state.taken)
-    first = jax.tree.map(lambda array: array[:count], (state.gaussians, state.taken))
-    covariance = _covariance(levels, state._replace(gaussians=first[0], taken=first[1]))
-    numbers = len(covariance) // count
-    spread = covariance.reshape(numbers, count, numbers, count)
-    more = (0, most - count)
-    return jnp.pad(spread, ((0, 0), more, (0, 0), more)).reshape(numbers * most, numbers * most)
+    return posterior(seen.fixed, seen.moving, gaussians, taken=taken, mask=seen.mask, doubt=doubt, outlier=outlier)
 
 
 def _judge(levels: Sequence[_Level], gaussians: Gaussians) -> Judged:

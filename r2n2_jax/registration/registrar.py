@@ -98,8 +98,9 @@ class Registrar:
         applied = apply(answer.gaussians, pixels[None], answer.affine, placed, shape=fixed.pixels.shape)
         parts = applied, outer(answer.gaussians, answer.affine), answer
         applied, gaussians, answer = jax.tree.map(lambda array: np.asarray(array[0]), parts)
-        described = gaussians, answer.affine, compared, covered, answer.doubt, answer.covariance, answer.stopped, left_out[0]
-        return Registration(*applied, *described, geometry=fixed.geometry)
+        known = answer.doubt, answer.covariance, answer.stopped, answer.stages
+        seen = compared, covered
+        return Registration(*applied, gaussians, answer.affine, *seen, *known, left_out[0], geometry=fixed.geometry)
 
     def register_series(
         self,
@@ -184,7 +185,7 @@ class Registrar:
         answer, left_out = self._search(fixed, moving, mask, asked)
         applied = apply(answer.gaussians, moving, answer.affine, shape=fixed.shape[1:])
         gaussians, covered = outer(answer.gaussians, answer.affine), np.broadcast_to(True, moving.shape)
-        known = jax.tree.map(np.asarray, (answer.doubt, answer.covariance, answer.stopped))
+        known = jax.tree.map(np.asarray, (answer.doubt, answer.covariance, answer.stopped, answer.stages))
         return Registration(*applied, gaussians, answer.affine, moving, covered, *known, left_out)
 
     def _search(

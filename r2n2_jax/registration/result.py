@@ -20,7 +20,7 @@ from r2n2_jax.ops.affine import Affine, shift
 from r2n2_jax.ops.gaussian import Gaussians, displacement, displacement_gradient
 from r2n2_jax.ops.grid import coordinates, half_extent
 from r2n2_jax.ops.strain import principal_strains
-from r2n2_jax.registration.course import ENDINGS
+from r2n2_jax.registration.course import ENDINGS, Stages
 from r2n2_jax.registration.posterior import deviation, spread
 from r2n2_jax.registration.trust import statuses
 
@@ -69,6 +69,7 @@ class Registration:
         doubt: ``[]``, what speaks against trusting it; 0: nothing. ``status`` says it in a word.
         posterior: ``[P, P]``, how sure the local transformations' ``P`` numbers are; ``covariance`` says it of points.
         ending: ``[]``, why the sequence ended; ``stopped`` says it in words.
+        stages: how it went there, fields ``[stages]``, NaN after the last; deviations in millimetres.
         left_out: ``[*spatial]`` bool, the pixels that did not count, as something that stays is painted there, see ``painted``;
             none where a mask said what counts.
         fixed_frame: index of the frame a series was registered to; None for a pair.
@@ -85,6 +86,7 @@ class Registration:
     doubt: np.ndarray
     posterior: np.ndarray
     ending: np.ndarray
+    stages: Stages
     left_out: np.ndarray
     fixed_frame: int | None = None
     geometry: Geometry | None = None
@@ -171,6 +173,7 @@ class Registration:
             "offset": np.asarray(self.affine.offset, np.float64).tolist(),
             "steps": self.steps,
             "stopped": self.stopped,
+            "stages": self._stages(),
             "transformations": [one for one in described if any(one["weight"])],
         }
 
@@ -195,6 +198,12 @@ class Registration:
         """One pair of a series."""
         one = jax.tree.map(lambda array: array[index], self)
         return dataclasses.replace(one, fixed_frame=None)
+
+    def _stages(self) -> list[dict[str, float]]:
+        """Of a pair, those that its sequence has gone through."""
+        known = np.stack([np.asarray(part, np.float64) for part in self.stages], axis=-1)
+        known = known[np.isfinite(known[:, 0])]
+        return [{"steps": int(steps), "doubt": doubt, "deviation_mm": deviation} for steps, doubt, deviation in known.tolist()]
 
     def _at_points(self, function: Callable[..., jax.Array], *known: Any, points: np.ndarray) -> np.ndarray:
         """A function of what is known of a pair and of points, of every pair."""
@@ -243,6 +252,7 @@ jax.tree_util.register_dataclass(
         "doubt",
         "posterior",
         "ending",
+        "stages",
         "left_out",
     ],
     meta_fields=["fixed_frame", "geometry"],

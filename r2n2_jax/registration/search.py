@@ -14,7 +14,7 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.ops.affine import Affine, identity
 from r2n2_jax.ops.gaussian import Gaussians
 from r2n2_jax.registration import sequence
-from r2n2_jax.registration.course import View, Wanted
+from r2n2_jax.registration.course import Stages, View, Wanted
 from r2n2_jax.registration.sequence import Found
 from r2n2_jax.registration.start import Kind, evidence
 from r2n2_jax.registration.trust import FAILED, GOOD, statuses
@@ -56,6 +56,7 @@ class Answer(NamedTuple):
         doubt: ``[N]``, see ``sequence.Found``.
         covariance: ``[N, P, P]``, of the local transformations, see ``posterior``.
         stopped: ``[N]``, why each sequence ended, see ``course``.
+        stages: how each went there, fields ``[N, stages]``.
     """
 
     gaussians: Gaussians
@@ -63,6 +64,7 @@ class Answer(NamedTuple):
     doubt: np.ndarray
     covariance: np.ndarray
     stopped: np.ndarray
+    stages: Stages
 
 
 def search(
@@ -135,7 +137,7 @@ def _from_starts(
 
 
 def _answer(found: Found, affine: Affine) -> Answer:
-    return Answer(found.gaussians, affine, found.judged.doubt, found.covariance, found.stopped)
+    return Answer(found.gaussians, affine, found.judged.doubt, found.covariance, found.stopped, found.stages)
 
 
 def _most(model: ModelConfig, asked: Asked) -> int:
@@ -145,10 +147,8 @@ def _most(model: ModelConfig, asked: Asked) -> int:
     return model.steps + (GROWN if asked.tolerance_mm is None else GROWN_TO_BE_SURE)
 
 
-def _wanted(asked: Asked, shape: tuple[int, ...]) -> Wanted | None:
-    if asked.tolerance_mm is None:
-        return None
-    return Wanted(np.float32(asked.tolerance_mm), _extent(shape, asked.spacing) / 2)
+def _wanted(asked: Asked, shape: tuple[int, ...]) -> Wanted:
+    return Wanted(np.float32(asked.tolerance_mm or 0.0), _extent(shape, asked.spacing) / 2)
 
 
 def outer(gaussians: Gaussians, affine: Affine) -> Gaussians:

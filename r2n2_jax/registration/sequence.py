@@ -21,7 +21,7 @@ from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import prepare, resample
 from r2n2_jax.ops.local_contrast import noise_of_pair, quiet
 from r2n2_jax.ops.warp import inside, sample
-from r2n2_jax.registration.course import View, Wanted, course, ended
+from r2n2_jax.registration.course import Stages, View, Wanted, course, ended
 from r2n2_jax.registration.judgement import Judged
 from r2n2_jax.registration.levenberg_marquardt import best_fraction
 from r2n2_jax.registration.start import Kind, Start, find_start, no_start
@@ -39,12 +39,14 @@ class Found(NamedTuple):
         judged: how well they match at the model's resolution, fields ``[B]``.
         covariance: ``[B, P, P]``, of the Gaussians' ``P`` numbers, see ``posterior``.
         stopped: ``[B]``, why the sequence ended, see ``course``.
+        stages: how it went there, fields ``[B, stages]``.
     """
 
     gaussians: Gaussians
     judged: Judged
     covariance: Array
     stopped: Array
+    stages: Stages
 
 
 class Applied(NamedTuple):
@@ -79,7 +81,7 @@ def find(
     params: Any,
     model: ModelConfig,
     seen: list[View],
-    wanted: Wanted | None = None,
+    wanted: Wanted,
     *,
     looks: int,
     most: int,
@@ -91,15 +93,14 @@ def find(
         params: the network's weights.
         model: its architecture.
         seen: the pairs, see ``views``.
-        wanted: the accuracy at which a sequence ends; by default it ends where the images no longer differ.
+        wanted: the accuracy at which a sequence ends.
         looks: local transformations that the network places.
         most: local transformations, see ``course``; ``looks`` where nothing is refined.
         refine: Levenberg-Marquardt steps on them, see ``course``.
     """
     count = len(seen[0].fixed)
-    wanted = None if wanted is None else copy_to_all(wanted, count)
     options = {"model": model, "looks": looks, "most": most, "refine": refine, "devices": mesh(count)}
-    return _found(copy_to_all(params, count), seen, wanted, **options)
+    return _found(copy_to_all(params, count), seen, copy_to_all(wanted, count), **options)
 
 
 def apply(
@@ -205,12 +206,12 @@ def _view(fixed: Array, moving: Array, mask: Array | None, shape: tuple[int, ...
     return View(prepared(fixed, small), prepared(moving, small), small)
 
 
-@functools.partial(kept, returns=[Gaussians, Judged, Found])
+@functools.partial(kept, returns=[Gaussians, Judged, Stages, Found])
 @functools.partial(jax.jit, static_argnames=("model", "looks", "most", "refine", "devices"))
 def _found(
     params: Any,
     views: list[View],
-    wanted: Wanted | None,
+    wanted: Wanted,
     *,
     model: ModelConfig,
     looks: int,
@@ -220,15 +221,15 @@ def _found(
 ) -> Found:
     """The network's answer to the first view, continued on all of them, or as much of it as makes its pair match best."""
 
-    def own(params: Any, views: list[View], wanted: Wanted | None) -> Found:
+    def own(params: Any, views: list[View], wanted: Wanted) -> Found:
         placed = propose(params, model, views[0], steps=looks)
 
         def one(pair: tuple[list[View], Gaussians]) -> Found:
             seen, gaussians = pair
             if refine:
-                return Found(*course(seen, gaussians, most=most, iterations=refine, wanted=wanted))
+                return Found(*course(seen, gaussians, wanted, most=most, iterations=refine))
             gaussians = best_fraction(seen[0].fixed, seen[0].moving, gaussians, mask=seen[0].mask)
-            return Found(*ended(seen, gaussians))
+            return Found(*ended(seen, gaussians, wanted))
 
         # On a CPU one after the other, each by itself: a batch, even of one, would take both branches of every condition.
         if jax.default_backend() == "cpu":
