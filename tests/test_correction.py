@@ -108,6 +108,15 @@ def test_frames_points_and_parameters_are_those_of_the_result(corrected, moving_
     assert all(sum(map(len, one.values())) == 7 for every in placed for one in every)
     assert any(placed), "some frame is deformed"
     carried = read_landmarks(folder / "points.csv", slices=SLICES)[1]
+    with (folder / "points.csv").open() as file:
+        ellipses = [row for row in csv.DictReader(file) if row["slice"] == "1" and row["point"] == "centre"]
+    for row in ellipses:
+        major, minor, angle = (float(row[name]) for name in ("major_mm", "minor_mm", "angle_degrees"))
+        along = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
+        stated = results[1].points_covariance[int(row["frame"]), 0]
+        assert (major, minor) == pytest.approx(tuple(np.sqrt(np.linalg.eigvalsh(stated)[::-1])), abs=1e-3)
+        assert along @ stated @ along == pytest.approx(major**2, rel=1e-2, abs=1e-3)
+    assert [float(row["major_mm"]) > 0 for row in ellipses] == [t != 3 for t in range(FRAMES)]
     field = sitk.ReadImage(str(folder / "fields" / "slice_1" / "frame_0009.nii.gz"))
     start = np.array([22.5, 27.0])  # in the fixed frame, 3
     direction = np.reshape(field.GetDirection(), (3, 3))

@@ -129,7 +129,8 @@ def exact_network(case, told):
 
     def register_batch(fixed, moving, **asked):
         told.append(asked)
-        return types.SimpleNamespace(displacement=case.displacement, status=np.array(["good", "failed"]))
+        told_of_each = {"steps": np.array([3, 5]), "status": np.array(["good", "failed"])}
+        return types.SimpleNamespace(displacement=case.displacement, **told_of_each)
 
     return network(types.SimpleNamespace(config=Config(), register_batch=register_batch), refine=0)
 
@@ -144,6 +145,7 @@ def test_statuses_are_counted_and_told_of_every_pair(case, tmp_path):
     cases = [case, case]
     outcomes = {method.name: run(method, cases, progress=False) for method in (identity(), exact_network(case, []))}
     results = summarise(cases, outcomes, Config())
+    assert results["parameters"] == {"initial": 0, "network": 4 * 7}
     assert results["statuses"] == {"network": {"good": 2, "uncertain": 0, "failed": 2}}
     assert ["good, uncertain, failed", "", "2, 0, 2"] in summary_rows(results)[1]
     write_pairs(tmp_path / "pairs.csv", cases, outcomes)

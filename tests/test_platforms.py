@@ -17,7 +17,7 @@ from r2n2_jax.models.r2n2 import init_params
 from r2n2_jax.ops.affine import Affine
 from r2n2_jax.ops.gaussian import Gaussians
 from r2n2_jax.registration import levenberg_marquardt, sequence
-from r2n2_jax.registration.course import View
+from r2n2_jax.registration.course import View, Wanted
 from r2n2_jax.runtime.devices import mesh
 from r2n2_jax.training.state import init_state
 from r2n2_jax.training.step import make_train_step
@@ -69,7 +69,7 @@ def test_search(refine, on_an_accelerator):
         sequence._found,
         weights(model),
         views,
-        None,
+        Wanted(floats(), floats(2)),
         model=model,
         looks=3,
         most=11 if refine else 3,
@@ -81,7 +81,7 @@ def test_search(refine, on_an_accelerator):
 def test_view_and_field():
     images = floats(2, 100, 90)
     mask = jax.ShapeDtypeStruct((2, 100, 90), jnp.bool_)
-    lowered(sequence.view, images, images, mask, shape=(64, 64), devices=mesh(1))
+    lowered(sequence._viewed, images, images, mask, shapes=((64, 64), (128, 128)), devices=mesh(1))
     affine = Affine(floats(2, 2, 2), floats(2, 2))
     lowered(sequence._moved, images, affine, devices=mesh(1))
     lowered(sequence._applied, gaussians(2, 8), images, affine, same_place(2), shape=(100, 90), devices=mesh(1))

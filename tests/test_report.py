@@ -82,7 +82,8 @@ def corrected(warped, fixed, statuses=None):
     inside = np.ones(warped.shape, bool)
     after = measures._replace(mse=ramp)
     kept, statuses = np.arange(count), statuses or ["good"] * count
-    measured = measures, after, [{"steps": 3, "stopped": "budget"}] * count, None, motion, statuses, ramp, np.zeros(count, int)
+    described = {"steps": 3, "stopped": "budget", "stages": [{"steps": 3, "doubt": 0.02, "deviation_mm": 0.5}]}
+    measured = measures, after, [described] * count, None, None, motion, statuses, ramp, np.zeros(count, int)
     return Corrected(fixed, kept, ramp, warped, inside, ramp, ramp, *measured)
 
 

@@ -14,11 +14,11 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.m_mode import summed_motion
 from r2n2_jax.evaluation.metrics import Metrics, concatenate, measure
-from r2n2_jax.evaluation.series_report import Corrected, write_series_report
+from r2n2_jax.evaluation.series_report import Corrected, write_points, write_series_report
 from r2n2_jax.evaluation.statuses import BLANK
 from r2n2_jax.io.files import write_json
-from r2n2_jax.io.geometry import Geometry, points_to_px, to_px
-from r2n2_jax.io.landmarks import landmark_names, place_landmarks, write_landmarks
+from r2n2_jax.io.geometry import Geometry, to_px
+from r2n2_jax.io.landmarks import landmark_names, place_landmarks
 from r2n2_jax.io.recording import Recording
 from r2n2_jax.registration.registrar import REFINE, Registrar
 from r2n2_jax.registration.result import CONVENTION, Registration
@@ -44,9 +44,9 @@ class Options:
     """The frame that the others are brought to: its number, counted from 0, or how it is chosen; one for all slices that share
     their times."""
     steps: int | None = None
-    """The most local transformations; by default 16 more than in training, with --tolerance-mm 28 more. The network places as
-    many as in training; further ones that earn their place are added where the images still differ. With --refine 0 the network
-    places them all, by default as many as in training."""
+    """The most local transformations; by default as many as in training, with --tolerance-mm 28 more. Of more than that, the
+    network places as many as in training; further ones that earn their place are added where the images still differ. With
+    --refine 0 the network places them all."""
     tolerance_mm: float | None = None
     """The accuracy that is wanted: local transformations are added until the displacement's standard deviation, the mean over
     the image, is no larger, or none earns its place. By default none is looked at."""
@@ -113,7 +113,7 @@ def correct(
     recording.write(folder, [result.warped for result in results])
     _write_parameters(folder / "parameters.json", results)
     if landmarks is not None:
-        _write_points(folder / "points.csv", recording, results, landmark_names(landmarks))
+        write_points(folder / "points.csv", recording, results, landmark_names(landmarks))
     write_series_report(folder, recording, results)
     return results
 
@@ -215,6 +215,9 @@ def _correct_slice(
         parts.append(_summary(chunk, case, geometry))
         done += count
         bar.update(count)
+    covariance = None
+    if points is not None:  # the places in the fixed frame are given
+        covariance = np.concatenate([part["covariance"] for part in parts]) * (kept != fixed)[:, None, None, None]
     found = Corrected(
         fixed,
         kept,
@@ -227,6 +230,7 @@ def _correct_slice(
         concatenate([part["after"] for part in parts]),
         [one for part in parts for one in part["parameters"]],
         None if points is None else np.concatenate([part["points"] for part in parts]),
+        covariance,
         motion,
         np.where(kept == fixed, GOOD, np.concatenate([part["statuses"] for part in parts])).tolist(),
         np.concatenate([part["deviation"] for part in parts]),
@@ -260,6 +264,7 @@ def _among_all(found: Corrected, frames: np.ndarray) -> Corrected:
         after=Metrics(*map(spread, found.after)),
         parameters=spread_list(found.parameters, _NOTHING),
         points=spread(found.points),
+        points_covariance=spread(found.points_covariance),
         statuses=spread_list(found.statuses, BLANK),
         deviation_mm=spread(found.deviation_mm),
         left_out=spread(found.left_out, 0),
@@ -273,7 +278,22 @@ def _still(frames: np.ndarray) -> Corrected:
     empty, motion = frames[:0], np.zeros((*frames.shape[1:], 2, 2))
     unseen = empty.astype(bool)
     found = Corrected(
-        None, np.zeros(0, int), none, empty, unseen, none, none, metrics, metrics, [], None, motion, [], none, none.astype(int)
+        None,
+        np.zeros(0, int),
+        none,
+        empty,
+        unseen,
+        none,
+        none,
+        metrics,
+        metrics,
+        [],
+        None,
+        None,
+        motion,
+        [],
+        none,
+        none.astype(int),
     )
     return _among_all(found, frames)
 
@@ -301,22 +321,16 @@ def _write_parameters(path: Path, results: list[Corrected]) -> None:
     write_json(path, described)
 
 
-def _write_points(path: Path, recording: Recording, results: list[Corrected], names: list[str]) -> None:
-    carried = {
-        index: points_to_px(result.points, geometry.shape) * np.asarray(geometry.spacing[:2])
-        for index, (result, geometry) in enumerate(zip(results, recording.geometries, strict=True))
-        if result.points is not None
-    }
-    write_landmarks(path, carried, names=names)
-
-
 def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, Any]:
     """The numbers that are kept of a chunk."""
     lengths = np.linalg.norm(to_px(chunk.displacement, geometry.shape) * np.asarray(geometry.spacing[:2]), axis=-1)
     pairs = [chunk.frame(t) for t in range(len(chunk.warped))]
-    carried = None
+    carried = covariance = None
     if case.fixed_landmarks is not None:
-        carried = np.stack([pair.points(points) for pair, points in zip(pairs, case.fixed_landmarks, strict=True)])
+        carried, covariance = (
+            np.stack([getattr(pair, of)(points) for pair, points in zip(pairs, case.fixed_landmarks, strict=True)])
+            for of in ("points", "covariance")
+        )
     return {
         "largest": lengths.max(axis=(1, 2)),
         "mean": lengths.mean(axis=(1, 2)),
@@ -324,6 +338,7 @@ def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, A
         "after": measure(case, chunk.displacement),
         "parameters": [pair.describe() for pair in pairs],
         "points": carried,
+        "covariance": covariance,
         "statuses": chunk.status,
         "deviation": chunk.deviation(coarse_points(2)).mean(axis=(1, 2)),
         "left_out": chunk.left_out.sum(axis=(1, 2)),

@@ -22,6 +22,8 @@ from r2n2_jax.evaluation.statuses import (
     status_rows,
 )
 from r2n2_jax.evaluation.viewer import Viewed, viewer
+from r2n2_jax.io.geometry import points_to_px
+from r2n2_jax.io.landmarks import write_landmarks
 from r2n2_jax.io.recording import Recording
 from r2n2_jax.registration.trust import FAILED
 
@@ -45,6 +47,7 @@ class Corrected(NamedTuple):
         after: the same, registered.
         parameters: each frame's local transformations, described.
         points: ``[T, points, 2]`` normalised, the fixed frame's landmarks carried to every frame; or None.
+        points_covariance: ``[T, points, 2, 2]``, how sure their places are, square millimetres along the image's axes; or None.
         motion: ``[H, W, 2, 2]``, the displacements' products, summed up over the frames ``kept``, see ``m_mode``.
         statuses: a word a frame, see ``registration.trust``; of a blank frame "blank".
         deviation_mm: ``[T]``, the displacement's standard deviation, the mean over the pixels.
@@ -62,6 +65,7 @@ class Corrected(NamedTuple):
     after: Metrics
     parameters: list[dict[str, Any]]
     points: np.ndarray | None
+    points_covariance: np.ndarray | None
     motion: np.ndarray
     statuses: list[str]
     deviation_mm: np.ndarray
@@ -79,6 +83,16 @@ def write_series_report(folder: Path, recording: Recording, results: list[Correc
         (folder / f"slice_{index}.gif").write_bytes(gif)
     page = html.document("Motion correction", _page(recording, results, folder))
     (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def write_points(path: Path, recording: Recording, results: list[Corrected], names: list[str]) -> None:
+    """Writes the carried landmarks of all slices that have any, and how sure each place is."""
+    known = {index: result for index, result in enumerate(results) if result.points is not None}
+    carried = {}
+    for index, result in known.items():
+        geometry = recording.geometries[index]
+        carried[index] = points_to_px(result.points, geometry.shape) * np.asarray(geometry.spacing[:2])
+    write_landmarks(path, carried, {index: result.points_covariance for index, result in known.items()}, names=names)
 
 
 def _write_frames(path: Path, recording: Recording, results: list[Corrected]) -> None:

@@ -16,6 +16,7 @@ from r2n2_jax.io.geometry import points_from_px
 _OUTSIDE = 1.05  # a landmark may lie on the border, or a little beyond it
 _MOST = 100_000  # frames or slices: a number beyond is a mistake
 _COLUMNS = ("slice", "frame", "point", "x_mm", "y_mm")
+_ELLIPSE = ("major_mm", "minor_mm", "angle_degrees")
 
 
 def read_landmarks(path: Path, *, slices: int = 1) -> dict[int, np.ndarray]:
@@ -99,17 +100,35 @@ def landmark_names(path: Path) -> list[str]:
         return sorted({row["point"] for row in csv.DictReader(file, skipinitialspace=True)})
 
 
-def write_landmarks(path: Path, slices: dict[int, np.ndarray], *, names: Sequence[str] | None = None) -> None:
-    """Writes ``[frames, points, 2]`` millimetres a slice; NaN points are left out."""
+def write_landmarks(
+    path: Path,
+    slices: dict[int, np.ndarray],
+    covariances: dict[int, np.ndarray] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Writes ``[frames, points, 2]`` millimetres a slice; NaN points are left out.
+
+    Of covariances ``[frames, points, 2, 2]`` it writes the ellipses of one standard deviation: half their axes, and the angle
+    from x towards y of the longer one.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
+        writer.writerow([*_COLUMNS, *(() if covariances is None else _ELLIPSE)])
         for number, points in slices.items():
             labels = [f"{index:03d}" for index in range(points.shape[1])] if names is None else names
             for frame, row in enumerate(points):
-                for label, (x, y) in zip(labels, row, strict=True):
+                for index, (label, (x, y)) in enumerate(zip(labels, row, strict=True)):
                     if np.isfinite([x, y]).all():
-                        writer.writerow([number, frame, label, f"{x:.4f}", f"{y:.4f}"])
+                        axes = () if covariances is None else _ellipse(covariances[number][frame, index])
+                        writer.writerow([number, frame, label, f"{x:.4f}", f"{y:.4f}", *axes])
+
+
+def _ellipse(covariance: np.ndarray) -> list[str]:
+    variances, axes = np.linalg.eigh(covariance)
+    minor, major = np.sqrt(np.maximum(variances, 0.0))
+    degrees = np.degrees(np.arctan2(axes[1, 1], axes[0, 1])) % 180.0
+    return [f"{major:.4f}", f"{minor:.4f}", f"{degrees:.1f}"]
 
 
 def _row(path: Path, line: int, row: dict[str, str], slices: int) -> tuple[int, int, str, float, float]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from r2n2_jax.ops.affine import identity
-from r2n2_jax.ops.gaussian import Gaussians
+from r2n2_jax.ops.gaussian import Gaussians, displacement_and_determinant
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.registration.growth import grow
 from r2n2_jax.registration.judgement import Judged, judge
@@ -155,12 +155,22 @@ def _round(levels: Sequence[_Level], state: _State, iterations: int, wanted: Wan
     gaussians, filled = grow(seen.fixed, seen.moving, state.gaussians, state.taken | ~offered, **options)
     taken = state.taken | (filled & offered)
 
+    last = state._replace(grew=jnp.asarray(False))
+
     def fitted() -> _State:
         found = _fitted(coarse, gaussians, taken, iterations // 2)
         found = _fitted(fine, found, taken, iterations)
-        return _state(levels, found, taken, wanted, state.stages, state.stage)
+        new = _state(levels, found, taken, wanted, state.stages, state.stage)
+        folds = _folds(found, fine.seen.fixed.shape[:-1])
+        return jax.tree.map(lambda new, old: jnp.where(folds, old, new), new, last)
 
-    return jax.lax.cond(jnp.any(taken & ~state.taken), fitted, lambda: state._replace(grew=jnp.asarray(False)))
+    return jax.lax.cond(jnp.any(taken & ~state.taken), fitted, lambda: last)
+
+
+def _folds(gaussians: Gaussians, shape: tuple[int, ...]) -> Array:
+    """Whether the map folds on a grid twice as fine: of narrow Gaussians the pixels that are fitted do not see all."""
+    points = coordinates(tuple(2 * n - 1 for n in shape))
+    return jnp.min(displacement_and_determinant(gaussians, points)[1]) <= 0.0
 
 
 def _state(

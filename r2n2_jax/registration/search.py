@@ -21,7 +21,7 @@ from r2n2_jax.registration.trust import FAILED, GOOD, statuses
 
 Start = Literal["auto", "none"] | Kind
 
-GROWN, GROWN_TO_BE_SURE = 16, 28  # local transformations beside the network's, at most; and where an accuracy is asked for
+GROWN = 28  # local transformations beside those of training, at most, where an accuracy is asked for
 _DEVIATIONS = 2.8  # by which a start's correlation must be above what chance would find
 _WITHIN_REACH = 0.5  # how far the evidence of a start alone may be below that of what was found without it
 _LEAST_CORRELATION = 0.8  # with another start: images of two kinds match by chance somewhere
@@ -33,7 +33,7 @@ class Asked(NamedTuple):
     """How pairs are registered.
 
     Attributes:
-        steps: the most local transformations; None: ``GROWN`` more than in training, ``GROWN_TO_BE_SURE`` with a tolerance.
+        steps: the most local transformations; None: as many as in training, with a tolerance ``GROWN`` more.
         refine: Levenberg-Marquardt steps on them.
         start: what may come before them.
         spacing: of the pixels, in ``(x, y[, z])`` order; None: the same along all axes.
@@ -141,10 +141,8 @@ def _answer(found: Found, affine: Affine) -> Answer:
 
 
 def _most(model: ModelConfig, asked: Asked) -> int:
-    """The most local transformations where no number was asked for: of the network alone as many as in training."""
-    if not asked.refine:
-        return model.steps
-    return model.steps + (GROWN if asked.tolerance_mm is None else GROWN_TO_BE_SURE)
+    """The most local transformations where no number was asked for."""
+    return model.steps + (0 if asked.tolerance_mm is None else GROWN)
 
 
 def _wanted(asked: Asked, shape: tuple[int, ...]) -> Wanted:
