@@ -254,6 +254,7 @@ def patterns() -> list[Pair]:
     return [
         pair("a grid of 8 px", smooth(3.0), tagged),
         pair("sparse nuclei", smooth(6.0), stained, shown=nuclei, noise=60.0),
+        stripes(),
     ]
 
 

@@ -14,6 +14,7 @@ from r2n2_jax.commands.motion_correction import _among_all
 from r2n2_jax.evaluation.m_mode import along, line_of_motion, summed_motion
 from r2n2_jax.evaluation.metrics import Metrics
 from r2n2_jax.evaluation.series_report import Corrected, write_series_report
+from r2n2_jax.evaluation.stages import draw_stages
 from r2n2_jax.evaluation.viewer import Scale, Viewed, fitting_scale
 from r2n2_jax.io.geometry import pixel_grid
 from r2n2_jax.io.recording import Recording
@@ -150,6 +151,18 @@ def test_blank_frames_have_a_status_of_their_own(tmp_path):
     assert "<tr><td>0</td><td>2</td><td>1</td><td>2</td><td>5</td><td>1, 4</td></tr>" in text
     with (tmp_path / "frames.csv").open() as file:
         assert [row["status"] for row in csv.DictReader(file)] == found.statuses
+
+
+def test_sequences_of_still_frames_and_of_others_are_drawn():
+    """No doubt has no logarithm; every line ends where its sequence did."""
+    still = {"stopped": "sure", "stages": [{"steps": 0, "doubt": 0.0, "deviation_mm": 0.0}]}
+    stages = [{"steps": steps, "doubt": doubt, "deviation_mm": 1.0} for steps, doubt in ((12, 0.05), (20, 0.02))]
+    figure = draw_stages([still, still, {"stopped": "budget", "stages": stages}])
+    figure.canvas.draw()
+    ends = [line.get_xydata()[-1].tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert ends == [[0, 1e-4], [0, 1e-4], [20, 0.02]]
+    labels = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert labels == ["sure: 2", "nothing left to gain: 0", "budget: 1"]
 
 
 def test_a_long_series_makes_a_page_below_ten_megabytes(tmp_path):

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from r2n2_jax.registration.course import ENDINGS
 from r2n2_jax.registration.trust import UNCERTAIN_FROM
 
+_LEAST_DOUBT = 1e-4  # nothing has no logarithm
 _COLOURS = dict(zip(ENDINGS, ("tab:green", "tab:orange", "tab:red"), strict=True))
 
 
@@ -22,7 +23,7 @@ def draw_stages(pairs: Sequence[dict[str, Any]]) -> Figure:
     """
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _draw(left, pairs, "doubt", "how far the images still differ")
+    _draw(left, pairs, "doubt", "how far the images still differ", least=_LEAST_DOUBT)
     left.axhline(UNCERTAIN_FROM, color="0.6", linewidth=1, linestyle="dashed")
     left.set_yscale("log")
     _draw(right, pairs, "deviation_mm", "standard deviation of the displacement, mm")
@@ -34,9 +35,9 @@ def draw_stages(pairs: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, pairs: Sequence[dict[str, Any]], name: str, title: str) -> None:
+def _draw(axes: Axes, pairs: Sequence[dict[str, Any]], name: str, title: str, *, least: float = 0.0) -> None:
     for pair in pairs:
-        steps, values = ([stage[key] for stage in pair["stages"]] for key in ("steps", name))
+        steps, values = [stage["steps"] for stage in pair["stages"]], [max(stage[name], least) for stage in pair["stages"]]
         axes.plot(steps, values, ".-", color="0.7", linewidth=1)
         axes.plot(steps[-1:], values[-1:], "o", color=_COLOURS[pair["stopped"]])
     axes.set(xlabel="local transformations", title=title)
