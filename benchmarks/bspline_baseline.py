@@ -40,7 +40,7 @@ def simpleitk(case: Case) -> Found:
         found = method.Execute(*images)
         field = sitk.TransformToDisplacementField(found, sitk.sitkVectorFloat64, images[0].GetSize())
         fields.append(sitk.GetArrayFromImage(field) / half_extent(pair[0].shape))
-    return Found(np.stack(fields).astype(np.float32), np.full(len(fields), 2 * 7**2))
+    return Found(np.stack(fields).astype(np.float32), np.full(len(fields), 2 * 19**2))
 
 
 def pairs(patients: int, resolution: int) -> Case:

@@ -5,7 +5,6 @@ mean motion before, the mean error after, the mean number of local transformatio
 """
 
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -54,12 +53,8 @@ def _synthetic(registrar: Registrar) -> list[tuple[str, np.ndarray, np.ndarray, 
         found = registrar.register_batch(*images, steps=_MOST)
         field = found.displacement[0] * half_extent(pair.fixed.shape)
         motion, error = (np.linalg.norm(one - pair.displacement, axis=-1)[pair.judged] for one in (0.0, field))
-        rows.append((pair.name, _mean(motion), _mean(error), found))
+        rows.append((pair.name, motion.mean(keepdims=True), error.mean(keepdims=True), found))
     return rows
-
-
-def _mean(values: Sequence[float]) -> np.ndarray:
-    return np.mean(values, keepdims=True)
 
 
 if __name__ == "__main__":

@@ -265,7 +265,7 @@ def itself() -> Pair:
 
 
 def one_disc() -> Pair:
-    """A disc before tissue that stands still, moved by 4 pixels."""
+    """A disc of tissue, moved by 4 pixels in tissue that stands still."""
 
     def motion(y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         carried = disc(y, x, radius=40.0, edge=4.0)

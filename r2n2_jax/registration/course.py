@@ -3,7 +3,7 @@
 What the network placed is fitted to the images, coarse to fine. Where they still differ, rounds follow: in each some more local
 transformations find their places, see ``growth``, and all are fitted together. It ends when it is sure: the images no longer
 differ, or the displacement is as sure as was wanted; when no further one would earn its place; or when there are as many as
-were asked for. Of many pairs each ends by itself.
+were asked for, or have been as many rounds as these may take. Of many pairs each ends by itself.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ Array = jax.Array
 SURE, NOTHING_LEFT, BUDGET = range(3)
 ENDINGS = ("sure", "nothing left to gain", "budget")
 _A_ROUND = 8  # local transformations; then all are fitted together
-_ROUNDS = 2  # for as many as would need one: a round may place fewer
+_ROUNDS = 2  # at most, for every _A_ROUND that are allowed: a round may place fewer
 _SURE_AT = 16  # points per axis, at which the deviation is looked at
 
 

@@ -57,7 +57,7 @@ class Problem(NamedTuple):
         scale: ``[pixels]``, and what they are divided by.
         outlier: a scalar, the residual from which on a larger one hardly costs more.
         cells: ``[cells, most]``, which pixels lie in each cell; ``pixels`` where it has fewer.
-        noise: a scalar, the deviation of what the images show beside their contrast.
+        noise: a scalar, the standard deviation of the images' noise; 0 where they are compared as they are.
     """
 
     points: Array
