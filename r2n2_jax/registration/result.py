@@ -105,7 +105,7 @@ class Registration:
 
     @property
     def stopped(self) -> str | np.ndarray:
-        """Why the sequence ended: "sure", "nothing left to gain" or "budget" (of steps, or of rounds); of a series ``[N]`` of them."""
+        """Why the sequence ended: "sure", "nothing left to gain" or "budget"; of a series ``[N]`` of them."""
         found = np.asarray(ENDINGS)[np.asarray(self.ending)]
         return found if self._is_series else str(found)
 
