@@ -1,9 +1,11 @@
 """The sequence of ONE pair after the network's looks: fitted together, continued coarse to fine, until it ends.
 
-What the network placed is fitted to the images, coarse to fine. Where they still differ, rounds follow: in each some more local
-transformations find their places, see ``growth``, and all are fitted together. It ends when it is sure: the images no longer
-differ, or the displacement is as sure as was wanted; when no further one would earn its place; or when there are as many as
-were asked for, or have been as many rounds as these may take. Of many pairs each ends by itself.
+What the network placed is fitted to the images, coarse to fine: so it begins. Where they still differ it goes on by rounds: in
+each some more local transformations find their places, see ``growth``, and all are fitted together. It ends when it is sure:
+the images no longer differ, or the displacement is as sure as was wanted; when no further one would earn its place; or when
+there are as many as were asked for, or have been as many rounds as these may take. Of many pairs each ends by itself.
+
+Between the two it is decided where the pair starts: what is still far away would be matched to noise by further Gaussians.
 """
 
 from collections.abc import Sequence
@@ -71,12 +73,12 @@ class Stages(NamedTuple):
     deviation: Array
 
 
-class Ended(NamedTuple):
-    """How a sequence ended.
+class Found(NamedTuple):
+    """What is known when a sequence has begun, or ended; of ``B`` pairs every field is ``[B, ...]``.
 
     Attributes:
-        gaussians: fields ``[most, ...]``; those of no weight were not needed.
-        judged: how well the pair matches.
+        gaussians: fields ``[T, ...]``; those of no weight were not needed.
+        judged: how well the pair matches at the model's resolution.
         covariance: ``[P, P]``, of the Gaussians' ``P`` numbers, see ``posterior``.
         stopped: ``[]``, ``SURE``, ``NOTHING_LEFT`` or ``BUDGET``.
         stages: how it went there.
@@ -105,33 +107,47 @@ class _State(NamedTuple):
     stage: Array
 
 
-def course(views: Sequence[View], looks: Gaussians, wanted: Wanted, *, most: int, iterations: int) -> Ended:
-    """Continues a sequence.
+def begin(views: Sequence[View], looks: Gaussians, wanted: Wanted, *, iterations: int) -> Found:
+    """Fits what the network placed.
 
     Args:
         views: ONE pair at every size that it is looked at, the coarsest first.
         looks: what the network placed, fields ``[T, ...]``.
-        wanted: the accuracy at which it ends.
-        most: local transformations, no fewer than ``T``.
+        wanted: the accuracy at which the sequence ends.
         iterations: steps of refinement.
     """
-    levels = _levels(views)
-    count = len(looks.weight)
-    gaussians, taken = looks, jnp.ones(count, bool)
-    for index, level in enumerate(levels):
-        gaussians = _fitted(level, gaussians, taken if index else None, iterations // 2**index)
+    gaussians = looks
+    for index, level in enumerate(_levels(views)):
+        taken = jnp.ones(len(looks.weight), bool) if index else None
+        gaussians = _fitted(level, gaussians, taken, iterations // 2**index)
+    return ended(views, gaussians, wanted)
+
+
+def go_on(views: Sequence[View], begun: Found, wanted: Wanted, *, most: int, iterations: int) -> Found:
+    """Continues a sequence that has begun, unless it is sure.
+
+    Args:
+        views: see ``begin``.
+        begun: what is known of ``T`` Gaussians.
+        wanted: see ``begin``.
+        most: local transformations, no fewer than ``T``.
+        iterations: see ``begin``.
+
+    Returns:
+        the same of ``most``, those of no weight among them.
+    """
+    levels, count = _levels(views), len(begun.gaussians.weight)
     rounds = _ROUNDS * -(-(most - count) // _A_ROUND)
-    state = _state(levels, gaussians, taken, wanted, _no_stages(1 + rounds), jnp.asarray(0))
-    if rounds:
-        state = jax.lax.while_loop(_goes_on, lambda state: _round(levels, state, iterations, wanted), _padded(state, most))
-    return Ended(state.gaussians, state.judged, state.covariance, _stopped(state), state.stages)
+    state = _resumed(begun, most, rounds)
+    state = jax.lax.while_loop(_goes_on, lambda state: _round(levels, state, iterations, wanted), state)
+    return Found(state.gaussians, state.judged, state.covariance, _stopped(state), state.stages)
 
 
-def ended(views: Sequence[View], gaussians: Gaussians, wanted: Wanted) -> Ended:
-    """A sequence that is not continued."""
+def ended(views: Sequence[View], gaussians: Gaussians, wanted: Wanted) -> Found:
+    """What is known of Gaussians as they are, fields ``[T, ...]``: sure, or as many as there may be."""
     taken = jnp.ones(len(gaussians.weight), bool)
     state = _state(_levels(views), gaussians, taken, wanted, _no_stages(1), jnp.asarray(0))
-    return Ended(gaussians, state.judged, state.covariance, jnp.asarray(BUDGET), state.stages)
+    return Found(gaussians, state.judged, state.covariance, _stopped(state), state.stages)
 
 
 def _stopped(state: _State) -> Array:
@@ -196,23 +212,20 @@ def _fitted(level: _Level, gaussians: Gaussians, taken: Array | None, iterations
     return refine(seen.fixed, seen.moving, gaussians, taken=taken, **options).gaussians
 
 
-def _padded(state: _State, slots: int) -> _State:
-    """With free slots: Gaussians of no weight, of which there is no doubt."""
-    count = len(state.taken)
-    more = slots - count
+def _resumed(begun: Found, slots: int, rounds: int) -> _State:
+    """A sequence with free slots, Gaussians of no weight of which there is no doubt, and with room for further stages."""
+    count = len(begun.gaussians.weight)
 
-    def pad(array: Array) -> Array:
-        return jnp.concatenate([array, jnp.zeros((more, *array.shape[1:]), array.dtype)])
+    def pad(array: Array, value: float = 0.0) -> Array:
+        return jnp.pad(array, ((0, slots - count), *((0, 0),) * (array.ndim - 1)), constant_values=value)
 
-    gaussians = jax.tree.map(pad, state.gaussians)
-    numbers = len(state.covariance) // count
-    spread = state.covariance.reshape(numbers, count, numbers, count)
-    spread = jnp.pad(spread, ((0, 0), (0, more), (0, 0), (0, more)))
-    return state._replace(
-        gaussians=gaussians._replace(variance=gaussians.variance.at[count:].set(1.0)),
-        taken=pad(state.taken),
-        covariance=spread.reshape(numbers * slots, numbers * slots),
-    )
+    gaussians = jax.tree.map(pad, begun.gaussians)._replace(variance=pad(begun.gaussians.variance, 1.0))
+    numbers = len(begun.covariance) // count
+    spread = begun.covariance.reshape(numbers, count, numbers, count)
+    spread = jnp.pad(spread, ((0, 0), (0, slots - count)) * 2).reshape(numbers * slots, numbers * slots)
+    stages = jax.tree.map(lambda later, first: later.at[:1].set(first), _no_stages(1 + rounds), begun.stages)
+    known = begun.judged, spread, begun.stopped == SURE
+    return _State(gaussians, jnp.arange(slots) < count, *known, jnp.asarray(True), stages, jnp.asarray(1))
 
 
 def _mean_deviation(gaussians: Gaussians, covariance: Array, unit: Array) -> Array:

@@ -14,14 +14,13 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.ops.affine import Affine, identity
 from r2n2_jax.ops.gaussian import Gaussians
 from r2n2_jax.registration import sequence
-from r2n2_jax.registration.course import Stages, View, Wanted
-from r2n2_jax.registration.sequence import Found
+from r2n2_jax.registration.course import Found, Stages, View, Wanted
 from r2n2_jax.registration.start import Kind, evidence
 from r2n2_jax.registration.trust import FAILED, GOOD, statuses
 
 Start = Literal["auto", "none"] | Kind
 
-GROWN = 28  # local transformations beside those of training, at most, where an accuracy is asked for
+GROWN, GROWN_TO_BE_SURE = 16, 28  # local transformations beside the network's, at most; and where an accuracy is asked for
 _DEVIATIONS = 2.8  # by which a start's correlation must be above what chance would find
 _WITHIN_REACH = 0.5  # how far the evidence of a start alone may be below that of what was found without it
 _LEAST_CORRELATION = 0.8  # with another start: images of two kinds match by chance somewhere
@@ -33,7 +32,7 @@ class Asked(NamedTuple):
     """How pairs are registered.
 
     Attributes:
-        steps: the most local transformations; None: as many as in training, with a tolerance ``GROWN`` more.
+        steps: the most local transformations; None: ``GROWN`` more than in training, ``GROWN_TO_BE_SURE`` with a tolerance.
         refine: Levenberg-Marquardt steps on them.
         start: what may come before them.
         spacing: of the pixels, in ``(x, y[, z])`` order; None: the same along all axes.
@@ -47,13 +46,21 @@ class Asked(NamedTuple):
     tolerance_mm: float | None = None
 
 
+class _Begun(NamedTuple):
+    """Pairs as they are seen from their start, and what was found for them; every array is ``[N, ...]``."""
+
+    found: Found
+    affine: Affine
+    seen: list[View]
+
+
 class Answer(NamedTuple):
     """What is known of ``N`` pairs.
 
     Attributes:
         gaussians: the local transformations, fields ``[N, T, ...]``.
         affine: the start before them, fields ``[N, ...]``.
-        doubt: ``[N]``, see ``sequence.Found``.
+        doubt: ``[N]``, see ``judgement``.
         covariance: ``[N, P, P]``, of the local transformations, see ``posterior``.
         stopped: ``[N]``, why each sequence ended, see ``course``.
         stages: how each went there, fields ``[N, stages]``.
@@ -92,57 +99,68 @@ def search(
         raise InputError(f"{most} steps; at least one is needed")
     if asked.refine < 0:
         raise InputError(f"{asked.refine} steps of refinement; none (0) or more are needed")
-    looks = min(most, model.steps) if asked.refine else most
-    options = {"wanted": _wanted(asked, fixed.shape[1:]), "looks": looks, "most": most, "refine": asked.refine}
-    find = functools.partial(sequence.find, params, model, **options)
-    first = _from_starts(find, model, fixed, moving, mask, asked)
-    failed = statuses(first.doubt) == FAILED
-    if not asked.refine or not failed.any():
-        return first
-    exchanged = _from_starts(find, model, fixed, -np.asarray(moving, np.float32), mask, asked)
-    return _chosen(failed & (statuses(exchanged.doubt) != FAILED), exchanged, first)
+    looks, wanted = min(most, model.steps) if asked.refine else most, _wanted(asked, fixed.shape[1:])
+    find = functools.partial(sequence.find, params, model, wanted=wanted, looks=looks, refine=asked.refine)
+    begun = _from_starts(find, model, fixed, moving, mask, asked)
+    failed = statuses(np.asarray(begun.found.judged.doubt)) == FAILED
+    if asked.refine and failed.any():
+        exchanged = _from_starts(find, model, fixed, -np.asarray(moving, np.float32), mask, asked)
+        failed &= statuses(np.asarray(exchanged.found.judged.doubt)) != FAILED
+        begun = _chosen(failed, exchanged, begun)
+    if most == looks:
+        return _answer(begun)
+    return _answer(begun._replace(found=sequence.proceed(begun.seen, begun.found, wanted, most=most, refine=asked.refine)))
 
 
 def _from_starts(
-    find: Callable[[list[View]], Found],
+    find: Callable[..., Found],
     model: ModelConfig,
     fixed: np.ndarray,
     moving: np.ndarray,
     mask: np.ndarray | None,
     asked: Asked,
-) -> Answer:
+) -> _Begun:
     """Where pairs still differ, be it by noise, they are registered from another start: kept where they match better by it."""
     views = functools.partial(sequence.views, model, fixed, refine=asked.refine)
     seen = views(moving, mask)
     extent = _extent(fixed.shape[1:], asked.spacing)
+
+    def begin(affine: Affine) -> _Begun:
+        moved, there = sequence.move(moving, affine)
+        carried = views(moved, there if mask is None else there & mask)
+        return _Begun(find(seen=carried), affine, carried)
+
     if asked.start not in ("auto", "none"):
-        started = sequence.start(seen[-1], np.ones(len(fixed), bool), extent, kind=asked.start)
-        found = find(_moved(views, moving, mask, started.affine))
-        return _answer(found, started.affine)
-    found, nothing = find(seen), identity(len(fixed), model.ndim)
+        return begin(sequence.start(seen[-1], np.ones(len(fixed), bool), extent, kind=asked.start).affine)
+    found = find(seen=seen)
+    begun = _Begun(found, identity(len(fixed), model.ndim), seen)
     wanted = statuses(np.asarray(found.judged.differs)) != GOOD
     if asked.start == "none" or not asked.refine or not wanted.any():
-        return _answer(found, nothing)
+        return begun
     started = sequence.start(seen[-1], wanted, extent, kind="affine")
     before = _evidence(found, seen[0])
     wanted &= np.asarray(started.significance) > _DEVIATIONS
     wanted &= np.asarray(evidence(started.correlation, started.overlap)) > before - _WITHIN_REACH
     if not wanted.any():
-        return _answer(found, nothing)
-    again = find(_moved(views, moving, mask, started.affine))
-    better = (_evidence(again, seen[0]) > before + _CHANCE) & (np.asarray(again.judged.correlation) > _LEAST_CORRELATION)
-    as_well = np.asarray(again.judged.correlation) > np.asarray(found.judged.correlation) - _AS_WELL
-    wanted &= better | (as_well & _is_still(again) & ~_is_still(found))
-    return _chosen(wanted, _answer(again, started.affine), _answer(found, nothing))
+        return begun
+    again = begin(started.affine)
+    correlation = np.asarray(again.found.judged.correlation)
+    better = (_evidence(again.found, seen[0]) > before + _CHANCE) & (correlation > _LEAST_CORRELATION)
+    as_well = correlation > np.asarray(found.judged.correlation) - _AS_WELL
+    wanted &= better | (as_well & _is_still(again.found) & ~_is_still(found))
+    return _chosen(wanted, again, begun)
 
 
-def _answer(found: Found, affine: Affine) -> Answer:
-    return Answer(found.gaussians, affine, found.judged.doubt, found.covariance, found.stopped, found.stages)
+def _answer(begun: _Begun) -> Answer:
+    found = begun.found
+    return Answer(found.gaussians, begun.affine, found.judged.doubt, found.covariance, found.stopped, found.stages)
 
 
 def _most(model: ModelConfig, asked: Asked) -> int:
-    """The most local transformations where no number was asked for."""
-    return model.steps + (0 if asked.tolerance_mm is None else GROWN)
+    """The most local transformations where no number was asked for: of the network alone as many as in training."""
+    if not asked.refine:
+        return model.steps
+    return model.steps + (GROWN if asked.tolerance_mm is None else GROWN_TO_BE_SURE)
 
 
 def _wanted(asked: Asked, shape: tuple[int, ...]) -> Wanted:
@@ -160,12 +178,6 @@ def _extent(shape: tuple[int, ...], spacing: Sequence[float] | None) -> np.ndarr
     return pixels if spacing is None else pixels * np.asarray(spacing, np.float32)[: len(shape)]
 
 
-def _moved(views: Callable[..., list[View]], moving: np.ndarray, mask: np.ndarray | None, affine: Affine) -> list[View]:
-    """The views of pairs whose moving images have been carried to their start."""
-    moved, there = sequence.move(moving, affine)
-    return views(moved, there if mask is None else there & mask)
-
-
 def _evidence(found: Found, seen: View) -> np.ndarray:
     """What speaks for what was found, of the pixels that count."""
     whole = math.prod(seen.fixed.shape[1:-1])
@@ -178,6 +190,11 @@ def _is_still(found: Found) -> np.ndarray:
     return ~np.asarray(found.gaussians.weight).any(axis=(1, 2))
 
 
-def _chosen(condition: np.ndarray, chosen: Any, other: Any) -> Any:
-    """Of two trees of arrays ``[N, ...]`` the first's where ``condition [N]``, else the second's."""
+def _chosen(condition: np.ndarray, chosen: _Begun, other: _Begun) -> _Begun:
+    """Of pairs ``[N]`` the first's where ``condition``, else the second's; without a mask all pixels count."""
+    chosen, other = (begun._replace(seen=[_masked(view) for view in begun.seen]) for begun in (chosen, other))
     return jax.tree.map(lambda a, b: np.where(condition.reshape(-1, *(1,) * (a.ndim - 1)), a, b), chosen, other)
+
+
+def _masked(view: View) -> View:
+    return view if view.mask is not None else view._replace(mask=np.ones(view.fixed.shape[:-1], bool))

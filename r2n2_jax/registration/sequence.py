@@ -21,7 +21,7 @@ from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import prepare, resample
 from r2n2_jax.ops.local_contrast import noise_of_pair, quiet
 from r2n2_jax.ops.warp import inside, sample
-from r2n2_jax.registration.course import Stages, View, Wanted, course, ended
+from r2n2_jax.registration.course import Found, Stages, View, Wanted, begin, ended, go_on
 from r2n2_jax.registration.judgement import Judged
 from r2n2_jax.registration.levenberg_marquardt import best_fraction
 from r2n2_jax.registration.start import Kind, Start, find_start, no_start
@@ -29,24 +29,6 @@ from r2n2_jax.runtime.devices import EVERYWHERE, PAIRS, copy_to_all, mesh, shard
 from r2n2_jax.runtime.programs import kept
 
 Array = jax.Array
-
-
-class Found(NamedTuple):
-    """What was found for ``B`` pairs, and how well they match by it.
-
-    Attributes:
-        gaussians: the local transformations, fields ``[B, T, ...]``; those of no weight were not needed.
-        judged: how well they match at the model's resolution, fields ``[B]``.
-        covariance: ``[B, P, P]``, of the Gaussians' ``P`` numbers, see ``posterior``.
-        stopped: ``[B]``, why the sequence ended, see ``course``.
-        stages: how it went there, fields ``[B, stages]``.
-    """
-
-    gaussians: Gaussians
-    judged: Judged
-    covariance: Array
-    stopped: Array
-    stages: Stages
 
 
 class Applied(NamedTuple):
@@ -84,7 +66,6 @@ def find(
     wanted: Wanted,
     *,
     looks: int,
-    most: int,
     refine: int,
 ) -> Found:
     """The local transformations of a batch of pairs, found in compiled calls that the local devices share.
@@ -95,12 +76,25 @@ def find(
         seen: the pairs, see ``views``.
         wanted: the accuracy at which a sequence ends.
         looks: local transformations that the network places.
-        most: local transformations, see ``course``; ``looks`` where nothing is refined.
         refine: Levenberg-Marquardt steps on them, see ``course``.
     """
     count = len(seen[0].fixed)
-    options = {"model": model, "looks": looks, "most": most, "refine": refine, "devices": mesh(count)}
+    options = {"model": model, "looks": looks, "refine": refine, "devices": mesh(count)}
     return _found(copy_to_all(params, count), seen, copy_to_all(wanted, count), **options)
+
+
+def proceed(seen: list[View], found: Found, wanted: Wanted, *, most: int, refine: int) -> Found:
+    """What was found, continued where it is not sure yet, see ``course.go_on``.
+
+    Args:
+        seen: the pairs, see ``views``.
+        found: for them.
+        wanted: the accuracy at which a sequence ends.
+        most: local transformations.
+        refine: see ``find``.
+    """
+    count = len(seen[0].fixed)
+    return _continued(seen, shard(found), copy_to_all(wanted, count), most=most, refine=refine, devices=mesh(count))
 
 
 def apply(
@@ -207,36 +201,40 @@ def _view(fixed: Array, moving: Array, mask: Array | None, shape: tuple[int, ...
 
 
 @functools.partial(kept, returns=[Gaussians, Judged, Stages, Found])
-@functools.partial(jax.jit, static_argnames=("model", "looks", "most", "refine", "devices"))
+@functools.partial(jax.jit, static_argnames=("model", "looks", "refine", "devices"))
 def _found(
-    params: Any,
-    views: list[View],
-    wanted: Wanted,
-    *,
-    model: ModelConfig,
-    looks: int,
-    most: int,
-    refine: int,
-    devices: Mesh,
+    params: Any, views: list[View], wanted: Wanted, *, model: ModelConfig, looks: int, refine: int, devices: Mesh
 ) -> Found:
-    """The network's answer to the first view, continued on all of them, or as much of it as makes its pair match best."""
+    """The network's answer to the first view, fitted on all of them, or as much of it as makes its pair match best."""
 
     def own(params: Any, views: list[View], wanted: Wanted) -> Found:
-        placed = propose(params, model, views[0], steps=looks)
-
         def one(pair: tuple[list[View], Gaussians]) -> Found:
             seen, gaussians = pair
             if refine:
-                return Found(*course(seen, gaussians, wanted, most=most, iterations=refine))
+                return begin(seen, gaussians, wanted, iterations=refine)
             gaussians = best_fraction(seen[0].fixed, seen[0].moving, gaussians, mask=seen[0].mask)
-            return Found(*ended(seen, gaussians, wanted))
+            return ended(seen, gaussians, wanted)
 
-        # On a CPU one after the other, each by itself: a batch, even of one, would take both branches of every condition.
-        if jax.default_backend() == "cpu":
-            return jax.lax.map(one, (views, placed))
-        return jax.vmap(one)((views, placed))
+        return _one_by_one(one, (views, propose(params, model, views[0], steps=looks)))
 
     return _on_each(own, devices, (EVERYWHERE, [_VIEW] * len(views), EVERYWHERE), PAIRS)(params, views, wanted)
+
+
+@functools.partial(kept, returns=[Gaussians, Judged, Stages, Found])
+@functools.partial(jax.jit, static_argnames=("most", "refine", "devices"))
+def _continued(views: list[View], found: Found, wanted: Wanted, *, most: int, refine: int, devices: Mesh) -> Found:
+    def own(views: list[View], found: Found, wanted: Wanted) -> Found:
+        def one(pair: tuple[list[View], Found]) -> Found:
+            return go_on(*pair, wanted, most=most, iterations=refine)
+
+        return _one_by_one(one, (views, found))
+
+    return _on_each(own, devices, ([_VIEW] * len(views), PAIRS, EVERYWHERE), PAIRS)(views, found, wanted)
+
+
+def _one_by_one(one: Callable[[Any], Found], pairs: Any) -> Found:
+    """Each pair by itself on a CPU: a batch, even of one, would take both branches of every condition."""
+    return jax.lax.map(one, pairs) if jax.default_backend() == "cpu" else jax.vmap(one)(pairs)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps"))
