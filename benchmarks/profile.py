@@ -122,7 +122,7 @@ def print_registration() -> None:
 
     def answer(refine: int) -> Any:
         seen = views(model, fixed, moving, refine=refine)
-        found = find(registrar.params, model, seen, wanted, looks=model.steps, most=model.steps, refine=refine).gaussians
+        found = find(registrar.params, model, seen, wanted, looks=model.steps, refine=refine).gaussians
         return found, apply(found, moving, shape=fixed.shape[1:])
 
     def refined(seen: View, iterations: int) -> Any:

@@ -10,7 +10,7 @@ from r2n2_jax import load
 from r2n2_jax.errors import InputError
 from r2n2_jax.ops.gaussian import Gaussians, displacement, displacement_and_determinant
 from r2n2_jax.ops.grid import coordinates
-from r2n2_jax.registration.course import View, Wanted, _folds, course
+from r2n2_jax.registration.course import View, Wanted, _folds, begin, go_on
 from r2n2_jax.registration.growth import grow
 from r2n2_jax.registration.levenberg_marquardt import refine, refine_batch
 from r2n2_jax.registration.posterior import posterior
@@ -73,7 +73,7 @@ def one_gaussian(weight, position=(0.0, 0.0), deviation=0.5):
 def test_a_wall_that_stands_still_is_let_go(registrar):
     pixels = 20.0
     fixed, moving, wall = sliding(pixels, seed=7)
-    grown = registrar.register(fixed, moving, steps=28, start="none")
+    grown = registrar.register(fixed, moving, start="none")
     control = registrar.register(fixed, moving, steps=LOOKS, start="none")
     assert control.steps <= LOOKS < grown.steps
     assert sum(error_of(grown, wall, pixels)) < 0.6 * sum(error_of(control, wall, pixels))
@@ -102,7 +102,7 @@ def test_each_pair_of_a_batch_has_its_own_length(registrar):
 def test_the_stages_say_how_it_went(registrar):
     """They end with what the result says of itself; more local transformations come only with another round."""
     fixed, moving, _ = sliding(16.0)
-    result = registrar.register(fixed, moving, steps=28)
+    result = registrar.register(fixed, moving)
     stages = result.describe()["stages"]
     steps = [stage["steps"] for stage in stages]
     assert steps == sorted(set(steps))
@@ -185,7 +185,13 @@ def test_there_is_no_doubt_of_empty_slots():
 def test_the_sequence_is_traced_once_for_all_lengths():
     fixed, moving, _ = sliding(5.0)
     looks = jax.tree.map(lambda part: jnp.repeat(part, 2, axis=0), one_gaussian((0.0, 0.01)))
-    run = jax.jit(lambda seen, looks: course([seen], looks, WHERE_THEY_AGREE, most=6, iterations=2))
+    wanted = WHERE_THEY_AGREE
+
+    @jax.jit
+    def run(seen, looks):
+        begun = begin([seen], looks, wanted, iterations=2)
+        return go_on([seen], begun, wanted, most=6, iterations=2)
+
     ends = [run(as_view(*pair), looks) for pair in ((fixed, moving), (fixed, fixed))]
     assert run._cache_size() == 1
     lengths = [int(np.any(end.gaussians.weight, axis=-1).sum()) for end in ends]

@@ -63,19 +63,13 @@ def test_training_step(preset):
 
 @pytest.mark.parametrize("refine", [0, 10])
 def test_search(refine, on_an_accelerator):
-    model = PRESETS["small"].model
+    model, wanted = PRESETS["small"].model, Wanted(floats(), floats(2))
     views = [View(*(floats(2, size, size, 1),) * 2, None) for size in ((64, 128) if refine else (64,))]
-    lowered(
-        sequence._found,
-        weights(model),
-        views,
-        Wanted(floats(), floats(2)),
-        model=model,
-        looks=3,
-        most=11 if refine else 3,
-        refine=refine,
-        devices=mesh(1),
-    )
+    options = {"model": model, "looks": 3, "refine": refine, "devices": mesh(1)}
+    lowered(sequence._found, weights(model), views, wanted, **options)
+    if refine:
+        found = jax.eval_shape(functools.partial(sequence._found, **options), weights(model), views, wanted)
+        lowered(sequence._continued, views, found, wanted, most=11, refine=refine, devices=mesh(1))
 
 
 def test_view_and_field():

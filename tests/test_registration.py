@@ -34,7 +34,7 @@ def images(count=2, shape=(45, 37), seed=0):
 
 def test_the_field_is_evaluated_at_the_images_own_resolution(registrar):
     fixed, moving = images()
-    result = registrar.register(fixed, moving)
+    result = registrar.register(fixed, moving, steps=MODEL.steps)
     assert result.displacement.shape == (45, 37, 2)
     assert result.steps == len(result.parameters.position) == MODEL.steps
     assert result.fixed_frame is None

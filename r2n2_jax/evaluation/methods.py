@@ -86,7 +86,7 @@ def identity() -> Method:
 
 
 def network(registrar: Registrar, *, refine: int, steps: int | None = None) -> Method:
-    """The network and ``refine`` steps of refinement; at most ``steps`` local transformations."""
+    """The network and ``refine`` steps of refinement; at most ``steps`` local transformations, by default as the commands."""
     model = registrar.config.model
     numbers = 3 * model.ndim + model.ndim * (model.ndim - 1) // 2
 

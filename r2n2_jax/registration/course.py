@@ -131,7 +131,7 @@ def go_on(views: Sequence[View], begun: Found, wanted: Wanted, *, most: int, ite
         begun: what is known of ``T`` Gaussians.
         wanted: see ``begin``.
         most: local transformations, no fewer than ``T``.
-        iterations: see ``begin``.
+        iterations: steps of refinement in a round; 0 where it is known to be sure.
 
     Returns:
         the same of ``most``, those of no weight among them.
@@ -139,7 +139,8 @@ def go_on(views: Sequence[View], begun: Found, wanted: Wanted, *, most: int, ite
     levels, count = _levels(views), len(begun.gaussians.weight)
     rounds = _ROUNDS * -(-(most - count) // _A_ROUND)
     state = _resumed(begun, most, rounds)
-    state = jax.lax.while_loop(_goes_on, lambda state: _round(levels, state, iterations, wanted), state)
+    if iterations:
+        state = jax.lax.while_loop(_goes_on, lambda state: _round(levels, state, iterations, wanted), state)
     return Found(state.gaussians, state.judged, state.covariance, _stopped(state), state.stages)
 
 
@@ -174,8 +175,7 @@ def _round(levels: Sequence[_Level], state: _State, iterations: int, wanted: Wan
     last = state._replace(grew=jnp.asarray(False))
 
     def fitted() -> _State:
-        found = _fitted(coarse, gaussians, taken, iterations // 2)
-        found = _fitted(fine, found, taken, iterations)
+        found = _fitted(fine, gaussians, taken, iterations)
         new = _state(levels, found, taken, wanted, state.stages, state.stage)
         folds = _folds(found, fine.seen.fixed.shape[:-1])
         return jax.tree.map(lambda new, old: jnp.where(folds, old, new), new, last)

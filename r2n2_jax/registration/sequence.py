@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from r2n2_jax.config import ModelConfig
@@ -21,7 +22,7 @@ from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import prepare, resample
 from r2n2_jax.ops.local_contrast import noise_of_pair, quiet
 from r2n2_jax.ops.warp import inside, sample
-from r2n2_jax.registration.course import Found, Stages, View, Wanted, begin, ended, go_on
+from r2n2_jax.registration.course import SURE, Found, Stages, View, Wanted, begin, ended, go_on
 from r2n2_jax.registration.judgement import Judged
 from r2n2_jax.registration.levenberg_marquardt import best_fraction
 from r2n2_jax.registration.start import Kind, Start, find_start, no_start
@@ -94,6 +95,8 @@ def proceed(seen: list[View], found: Found, wanted: Wanted, *, most: int, refine
         refine: see ``find``.
     """
     count = len(seen[0].fixed)
+    # Where all are sure, what takes long to compile is not needed.
+    refine = refine if (np.asarray(found.stopped) != SURE).any() else 0
     return _continued(seen, shard(found), copy_to_all(wanted, count), most=most, refine=refine, devices=mesh(count))
 
 
