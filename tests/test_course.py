@@ -10,6 +10,7 @@ from r2n2_jax import load
 from r2n2_jax.errors import InputError
 from r2n2_jax.ops.gaussian import Gaussians, displacement, displacement_and_determinant
 from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.registration import sequence
 from r2n2_jax.registration.course import View, Wanted, _folds, begin, go_on
 from r2n2_jax.registration.growth import grow
 from r2n2_jax.registration.levenberg_marquardt import refine, refine_batch
@@ -97,6 +98,14 @@ def test_each_pair_of_a_batch_has_its_own_length(registrar):
     assert both.steps[1] == 0
     assert both.stopped.tolist() == [both.stopped[0], "sure"]
     np.testing.assert_allclose(both.displacement[0], alone.displacement, atol=2e-3)
+
+
+def test_where_all_are_sure_no_round_is_compiled(registrar, monkeypatch):
+    rounds, continued = [], sequence._continued
+    monkeypatch.setattr(sequence, "_continued", lambda *pairs, **how: rounds.append(how["refine"]) or continued(*pairs, **how))
+    for fixed, moving in ((texture(1),) * 2, sliding(16.0)[:2]):
+        registrar.register(fixed, moving)
+    assert rounds[0] == 0 < rounds[1]
 
 
 def test_the_stages_say_how_it_went(registrar):

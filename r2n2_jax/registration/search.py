@@ -79,6 +79,8 @@ def search(
 ) -> Answer:
     """Registers pairs; where that fails, again with the moving image's bright and dark exchanged, as in another modality.
 
+    Once it is decided from where, the sequence goes on.
+
     Args:
         params: the network's weights.
         model: its architecture.

@@ -1,7 +1,8 @@
 """From raw images ``[B, *spatial]`` to registered ones: the network's looks, instance refinement, the warp at full size.
 
-Three programs one after the other. What is seen and what is applied depend on the images' size and compile in a moment; what
-is found in between, the long one, is at the model's own resolution: compiled once, it serves images of every size.
+Four programs one after the other. What is seen and what is applied depend on the images' size and compile in a moment; what is
+found in between and what it is continued by, the long ones, are at the model's own resolution: compiled once, they serve images
+of every size.
 """
 
 import functools
@@ -85,7 +86,7 @@ def find(
 
 
 def proceed(seen: list[View], found: Found, wanted: Wanted, *, most: int, refine: int) -> Found:
-    """What was found, continued where it is not sure yet, see ``course.go_on``.
+    """What was found for a batch of pairs, continued where it is not sure yet, see ``course.go_on``.
 
     Args:
         seen: the pairs, see ``views``.
@@ -97,7 +98,7 @@ def proceed(seen: list[View], found: Found, wanted: Wanted, *, most: int, refine
     count = len(seen[0].fixed)
     # Where all are sure, what takes long to compile is not needed.
     refine = refine if (np.asarray(found.stopped) != SURE).any() else 0
-    return _continued(seen, shard(found), copy_to_all(wanted, count), most=most, refine=refine, devices=mesh(count))
+    return _continued(*shard((seen, found)), copy_to_all(wanted, count), most=most, refine=refine, devices=mesh(count))
 
 
 def apply(
