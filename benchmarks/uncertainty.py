@@ -80,8 +80,12 @@ def _of_equal_residuals(
         free = to_free(gaussians)
         residuals, rows, counted = linearised(contrast_problem(fixed, moving, outlier=OUTLIER / 2)(free), free)
         count = jnp.sum(counted)
-        curvature = rows @ rows.T / count + 0.1 * total_variation(free)[1] + 1e-3 * jnp.eye(len(rows))
-        return spread(gaussians, residuals @ residuals / count**2 * jnp.linalg.inv(curvature), affine, points)
+        used = jnp.any(gaussians.weight != 0, axis=-1)
+        used = jnp.tile(used, len(rows) // len(used)).astype(jnp.float32)
+        both = jnp.outer(used, used)
+        curvature = both * (rows @ rows.T / count + 0.1 * total_variation(free)[1]) + 1e-3 * jnp.eye(len(rows))
+        equal = residuals @ residuals / count**2 * both * jnp.linalg.inv(curvature)
+        return spread(gaussians, equal, affine, points)
 
     return np.asarray(jax.lax.map(of_pair, (seen.fixed, seen.moving, found.parameters, found.affine, points)))
 

@@ -9,8 +9,10 @@ import re
 import numpy as np
 import PIL.Image
 import pytest
+from matplotlib.figure import Figure
 
 from r2n2_jax.commands.motion_correction import _among_all
+from r2n2_jax.evaluation.figures import _draw_ellipses
 from r2n2_jax.evaluation.m_mode import along, line_of_motion, summed_motion
 from r2n2_jax.evaluation.metrics import Metrics
 from r2n2_jax.evaluation.series_report import Corrected, write_series_report
@@ -18,6 +20,7 @@ from r2n2_jax.evaluation.stages import draw_stages
 from r2n2_jax.evaluation.viewer import Scale, Viewed, fitting_scale
 from r2n2_jax.io.geometry import pixel_grid
 from r2n2_jax.io.recording import Recording
+from r2n2_jax.ops.gaussian import Gaussians
 
 SHAPE, FRAMES = (60, 80), 12
 GEOMETRY = pixel_grid(SHAPE)._replace(spacing=(1.0, 2.0))
@@ -184,3 +187,12 @@ def test_a_long_series_makes_a_page_below_ten_megabytes(tmp_path):
 def test_small_series_are_shown_as_they_are():
     frames = gradients(30, (100, 90), 1)
     assert fitting_scale([Viewed(frames, frames, 0, 1.0, [""] * 30, ["good"] * 30)] * 7, 5_000_000) == Scale(256, 1)
+
+
+@pytest.mark.parametrize("used", [0, 2])
+def test_only_what_does_something_has_an_ellipse(used):
+    """A sequence has room for more local transformations than it needs: the others have no weight."""
+    weight = np.where(np.arange(5)[:, None] < used, 0.1, 0.0) * np.ones((5, 2))
+    axis = Figure().add_subplot()
+    _draw_ellipses(axis, (64, 64), Gaussians(np.zeros((5, 2)), np.ones((5, 2)), np.zeros((5, 1)), weight))
+    assert len(axis.lines) == len(axis.texts) == used

@@ -329,7 +329,9 @@ def _draw_field(axis: Axes, fixed: np.ndarray, field: np.ndarray, aspect: float)
 
 
 def _draw_ellipses(axis: Axes, shape: tuple[int, ...], gaussians: Gaussians, *, of: int | None = None) -> None:
-    """Those given, coloured as the first ``of`` all."""
+    """Those given that do something, coloured as the first ``of`` all."""
+    used = np.asarray(gaussians.weight).any(axis=-1)
+    gaussians = jax.tree.map(lambda part: np.asarray(part)[used], gaussians)
     of = len(gaussians.position) if of is None else of
     angle = np.linspace(0.0, 2.0 * np.pi, 73)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=-1)

@@ -177,7 +177,7 @@ def _round(levels: Sequence[_Level], state: _State, iterations: int, wanted: Wan
     def fitted() -> _State:
         found = gaussians
         for level in levels:
-            found = _fitted(level, found, taken, iterations // 2)
+            found = _fitted(level, found, taken, -(-iterations // 2))
         new = _state(levels, found, taken, wanted, state.stages, state.stage)
         folds = _folds(found, fine.seen.fixed.shape[:-1])
         return jax.tree.map(lambda new, old: jnp.where(folds, old, new), new, last)
