@@ -11,7 +11,7 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.ops.gaussian import Gaussians, displacement, displacement_and_determinant
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.registration import sequence
-from r2n2_jax.registration.course import View, Wanted, _folds, begin, go_on
+from r2n2_jax.registration.course import View, Wanted, begin, folds, go_on
 from r2n2_jax.registration.growth import grow
 from r2n2_jax.registration.levenberg_marquardt import refine, refine_batch
 from r2n2_jax.registration.posterior import posterior
@@ -140,8 +140,8 @@ def test_a_fold_between_the_pixels_is_seen():
     needle = one_gaussian((0.03, 0.0), position=(1 / 32 - 0.012, 0.0), deviation=0.012)
     points = coordinates((33, 33))
     assert displacement_and_determinant(needle, points)[1].min() > 0
-    assert _folds(needle, (33, 33))
-    assert not _folds(needle._replace(weight=0.1 * needle.weight), (33, 33))
+    assert folds(needle, (33, 33))
+    assert not folds(needle._replace(weight=0.1 * needle.weight), (33, 33))
 
 
 @pytest.mark.parametrize("options", [{"tolerance_mm": 0.0}, {"tolerance_mm": np.nan}, {"tolerance_mm": 1.0, "refine": 0}])

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from r2n2_jax.commands.motion_correction import _among_all
-from r2n2_jax.evaluation.figures import _draw_ellipses
+from r2n2_jax.evaluation.figures import draw_ellipses
 from r2n2_jax.evaluation.m_mode import along, line_of_motion, summed_motion
 from r2n2_jax.evaluation.metrics import Metrics
 from r2n2_jax.evaluation.series_report import Corrected, write_series_report
@@ -194,5 +194,5 @@ def test_only_what_does_something_has_an_ellipse(used):
     """A sequence has room for more local transformations than it needs: the others have no weight."""
     weight = np.where(np.arange(5)[:, None] < used, 0.1, 0.0) * np.ones((5, 2))
     axis = Figure().add_subplot()
-    _draw_ellipses(axis, (64, 64), Gaussians(np.zeros((5, 2)), np.ones((5, 2)), np.zeros((5, 1)), weight))
+    draw_ellipses(axis, (64, 64), Gaussians(np.zeros((5, 2)), np.ones((5, 2)), np.zeros((5, 1)), weight))
     assert len(axis.lines) == len(axis.texts) == used

@@ -17,8 +17,8 @@ from r2n2_jax.config import Precision
 from r2n2_jax.data.sample import sample_landmarks, sample_pair
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import pair_case
-from r2n2_jax.evaluation.figures import save_registration
 from r2n2_jax.evaluation.metrics import measure
+from r2n2_jax.evaluation.pair_figure import save_registration
 from r2n2_jax.evaluation.report import PICTURE
 from r2n2_jax.evaluation.series_report import summary_rows
 from r2n2_jax.evaluation.statuses import left_out_line, pair_line, series_line
@@ -117,17 +117,18 @@ def _refuse_series_options(arguments: Arguments) -> None:
 def _pair(arguments: Arguments) -> None:
     fixed, moving = read_image(arguments.fixed), read_image(arguments.moving)
     mask = None if arguments.mask is None else read_mask(arguments.mask, [fixed.geometry])[0]
-    registrar = _load(arguments)
+    registrar = _load(arguments, ndim=fixed.pixels.ndim)
     chosen = {name: getattr(arguments, name) for name in ("steps", "refine", "start", "tolerance_mm")}
     result = registrar.register(fixed, moving, mask=mask, **chosen)
     if result.left_out.any():
         mask = ~result.left_out
         print(left_out_line([result.left_out.sum()]))
+    spacing = np.take(fixed.geometry.spacing, fixed.geometry.axes)
     with new_folder(arguments.output) as folder:
         result.write(folder)
         for name, values in maps(result, map_names(uncertainty=arguments.uncertainty, strain=arguments.strain)):
             write_image(folder / f"{name}.nii.gz", values, fixed.geometry)
-        save_registration(folder / PICTURE, fixed.pixels, result, mask=mask, aspect=fixed.geometry.aspect)
+        save_registration(folder / PICTURE, fixed.pixels, result, mask=mask, spacing=spacing)
     if not result.covered.all():
         covered = f"{100 * result.covered.mean():.0f} %"
         print(f"by position the moving image covers {covered} of the fixed one, on whose grid the results are")
@@ -179,7 +180,7 @@ def _with_spacing(path: Path, recording: Recording, arguments: Arguments) -> Rec
     return recording
 
 
-def _load(arguments: Arguments) -> Registrar:
-    registrar = load(arguments.checkpoint, precision=arguments.precision)
+def _load(arguments: Arguments, *, ndim: int = 2) -> Registrar:
+    registrar = load(arguments.checkpoint, ndim=ndim, precision=arguments.precision)
     announce_device()
     return registrar

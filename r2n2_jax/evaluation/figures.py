@@ -2,8 +2,6 @@
 
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,77 +10,16 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from r2n2_jax.evaluation.metrics import logarithm
 from r2n2_jax.io.geometry import points_to_px, to_px
 from r2n2_jax.ops.gaussian import Gaussians, displacement, rotation_matrix
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.warp import warp
-from r2n2_jax.registration.result import Registration
 
-_ARROWS = 24
 _GIF_HEIGHT = 160
 _GIF_LEAST_HEIGHT = 96
 _GIF_FRAMES, _GIF_MILLISECONDS, _GIF_BYTES = 75, 120, 8_000_000
 _SAMPLE = 16
 _LEAST_DIFFERENCE = 0.01
-_MAP, _LEAST_CHANGE = 96, 0.05
-_OUTSIDE = "lightsteelblue"
-
-
-def save_registration(
-    path: Path,
-    fixed: np.ndarray,
-    result: Registration,
-    *,
-    mask: np.ndarray | None = None,
-    aspect: float = 1.0,
-) -> None:
-    """Fixed, moving, warped image, the difference before and after, the field; how sure it is, and what it does to volume.
-
-    An ellipse is one standard deviation of a Gaussian, coloured by its place in the sequence, with an arrow for its weight. Of
-    a 3D image the middle slice is shown, without ellipses.
-
-    Args:
-        path: a PNG file.
-        fixed: ``[*spatial]``.
-        result: its registration with a moving image.
-        mask: ``[*spatial]`` bool, outlined; the mean differences are those in it. By default everything.
-        aspect: height of a pixel over its width.
-    """
-    plane = (fixed.shape[0] // 2,) if fixed.ndim == 3 else ()
-    fixed, moving, warped = fixed[plane], result.moving[plane], np.where(result.inside, result.warped, np.nan)[plane]
-    counted = np.ones(fixed.shape, bool) if mask is None else mask[plane]
-    field = result.displacement[plane][..., :2]
-    lattice = tuple(min(n, _MAP) for n in result.warped.shape)
-    points = np.asarray(coordinates(lattice))[tuple(n // 2 for n in lattice[: len(plane)])]
-    figure = Figure(figsize=(16, 16 * 2 / 4 * aspect * fixed.shape[0] / fixed.shape[1] + 0.6), layout="constrained")
-    axes = figure.subplots(2, 4)
-    low, high = np.percentile(fixed, 0.5), np.percentile(fixed, 99.5)
-    most = _most_difference(fixed, moving)
-    pictures = (("fixed", fixed), ("moving", moving), ("warped" if result.inside.all() else "warped, blue: outside", warped))
-    for axis, (name, image) in zip(axes[0], pictures, strict=False):
-        axis.imshow(image, cmap=colormaps["gray"].with_extremes(bad=_OUTSIDE), vmin=low, vmax=high, aspect=aspect)
-        axis.set_title(name)
-    for axis, (name, image) in zip(axes[1], (("moving", moving), ("warped", warped)), strict=False):
-        difference = np.abs(fixed - image)
-        axis.imshow(difference, cmap=colormaps["magma"].with_extremes(bad=_OUTSIDE), vmin=0, vmax=most, aspect=aspect)
-        where = "" if mask is None else " in the mask"
-        axis.set_title(f"|fixed - {name}|, mean{where} {np.nanmean(difference[counted]):.3g}")
-        if mask is not None:
-            axis.contour(counted, levels=[0.5], colors="white", linewidths=0.8)
-    _draw_field(axes[1, 2], fixed, field, aspect)
-    if not plane:
-        _draw_ellipses(axes[1, 2], fixed.shape, result.parameters)
-    axes[1, 2].set_title(f"field, {result.steps} local transformations")
-    _draw_map(figure, axes[0, 3], result.deviation(points), fixed.shape, aspect, cmap="viridis", vmin=0.0)
-    axes[0, 3].set_title("standard deviation, mm")
-    change = logarithm(result.jacobian(points).determinant)
-    most = max(float(np.abs(change).max()), _LEAST_CHANGE)
-    _draw_map(figure, axes[1, 3], change, fixed.shape, aspect, cmap="RdBu", vmin=-most, vmax=most)
-    axes[1, 3].set_title("logarithm of the local change of volume")
-    for axis in axes.flat:
-        axis.set_axis_off()
-    figure.savefig(path, dpi=110)
 
 
 def draw_sequence(fixed: np.ndarray, moving: np.ndarray, gaussians: Gaussians, *, aspect: float = 1.0) -> Figure:
@@ -100,7 +37,7 @@ def draw_sequence(fixed: np.ndarray, moving: np.ndarray, gaussians: Gaussians, *
     axes = figure.subplots(3, len(steps) + 1)
     points = coordinates(fixed.shape)
     low, high = np.percentile(fixed, 0.5), np.percentile(fixed, 99.5)
-    most = _most_difference(fixed, moving)
+    most = most_difference(fixed, moving)
     for column, count in enumerate([0, *steps]):
         part = jax.tree.map(lambda values, count=count: values[:count], gaussians)
         warped = np.asarray(warp(moving[..., None], displacement(part, points)))[..., 0] if count else moving
@@ -108,7 +45,7 @@ def draw_sequence(fixed: np.ndarray, moving: np.ndarray, gaussians: Gaussians, *
         axes[0, column].set_title("moving" if count == 0 else f"after {count}")
         axes[1, column].imshow(np.abs(fixed - warped), cmap="magma", vmin=0, vmax=most, aspect=aspect)
         axes[2, column].imshow(fixed, cmap="gray", vmin=low, vmax=high, aspect=aspect)
-        _draw_ellipses(axes[2, column], fixed.shape, part, of=total)
+        draw_ellipses(axes[2, column], fixed.shape, part, of=total)
     axes[2, 0].set_title("fixed")
     for axis in axes.flat:
         axis.set_axis_off()
@@ -294,7 +231,7 @@ def draw_pairs(rows: list[tuple[str, np.ndarray, np.ndarray, dict[str, np.ndarra
     figure = Figure(figsize=(2.5 * (2 + len(rows[0][3])), 2.7 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 2 + len(rows[0][3]), squeeze=False)
     for line, (title, fixed, moving, warped) in zip(axes, rows, strict=True):
-        most = _most_difference(fixed, moving)
+        most = most_difference(fixed, moving)
         line[0].imshow(fixed, cmap="gray")
         line[0].set_title(title, fontsize=9)
         line[1].imshow(moving, cmap="gray")
@@ -307,28 +244,12 @@ def draw_pairs(rows: list[tuple[str, np.ndarray, np.ndarray, dict[str, np.ndarra
     return figure
 
 
-def _most_difference(fixed: np.ndarray, moving: np.ndarray) -> float:
+def most_difference(fixed: np.ndarray, moving: np.ndarray) -> float:
     """The difference that is shown brightest: rounding, of images that do not differ, stays dark."""
     return max(float(np.percentile(np.abs(fixed - moving), 99.5)), _LEAST_DIFFERENCE * float(np.ptp(fixed)))
 
 
-def _draw_map(figure: Figure, axis: Axes, values: np.ndarray, shape: tuple[int, ...], aspect: float, **limits: Any) -> None:
-    """A map of any size over an image's pixels, with its scale."""
-    extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
-    drawn = axis.imshow(values, extent=extent, aspect=aspect, interpolation="bilinear", **limits)
-    figure.colorbar(drawn, ax=axis, shrink=0.8)
-
-
-def _draw_field(axis: Axes, fixed: np.ndarray, field: np.ndarray, aspect: float) -> None:
-    """Arrows from the fixed image's points to where they lie in the moving image, at true length."""
-    axis.imshow(fixed, cmap="gray", aspect=aspect, alpha=0.6)
-    rows, columns = (np.unique(np.linspace(0, n - 1, min(n, _ARROWS)).round().astype(int)) for n in fixed.shape)
-    x, y = np.meshgrid(columns, rows)
-    arrows = to_px(field, fixed.shape)[np.ix_(rows, columns)]
-    axis.quiver(x, y, arrows[..., 0], arrows[..., 1], angles="xy", scale_units="xy", scale=1, color="tab:cyan", width=0.003)
-
-
-def _draw_ellipses(axis: Axes, shape: tuple[int, ...], gaussians: Gaussians, *, of: int | None = None) -> None:
+def draw_ellipses(axis: Axes, shape: tuple[int, ...], gaussians: Gaussians, *, of: int | None = None) -> None:
     """Those given that do something, coloured as the first ``of`` all."""
     used = np.asarray(gaussians.weight).any(axis=-1)
     gaussians = jax.tree.map(lambda part: np.asarray(part)[used], gaussians)

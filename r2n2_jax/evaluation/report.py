@@ -12,6 +12,7 @@ from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.html import document, figure, heading, paragraph, picture, table
 from r2n2_jax.evaluation.methods import Method, Outcome, run
 from r2n2_jax.evaluation.metrics import Metrics
+from r2n2_jax.evaluation.pair_figure import save_registration
 from r2n2_jax.io.files import write_json
 from r2n2_jax.ops.gaussian import Gaussians
 from r2n2_jax.registration.registrar import Registrar
@@ -43,7 +44,7 @@ def evaluate(
     case, pair = ranked(outcomes["network"].metrics, "mse")[sum(len(each.fixed) for each in cases) // 2]
     fixed, moving = cases[case].fixed[pair], cases[case].moving[pair]
     shown = registrar.register(fixed, moving, refine=0)
-    figures.save_registration(folder / PICTURE, fixed, shown, aspect=cases[case].aspect)
+    save_registration(folder / PICTURE, fixed, shown, spacing=cases[case].spacing)
     write_json(folder / "results.json", results)
     tables.write_pairs(folder / "pairs.csv", cases, outcomes)
     if "bspline" in outcomes:

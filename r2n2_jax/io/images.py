@@ -34,7 +34,7 @@ class Image(NamedTuple):
     is_array: bool = False
 
 
-_LEAST_PIXELS = 8
+_LEAST_PIXELS = {2: 8, 3: 6}  # along every axis: a stack may have few slices
 _VALUES_AT_ONCE = 1 << 23  # of a long file: compressed ones are decoded from their beginning for every part
 
 ImageLike = np.ndarray | sitk.Image | Image
@@ -65,7 +65,7 @@ def read_image(path: Path, *, blank: bool = False) -> Image:
     if len(geometry.axes) not in (2, 3):
         raise InputError(f"{path}: an image of size {image.GetSize()}; a 2D or 3D image is needed")
     pixels = sitk.GetArrayFromImage(image).astype(np.float32).reshape(geometry.shape)
-    if len(geometry.axes) == 3 and min(geometry.shape) < _LEAST_PIXELS:
+    if len(geometry.axes) == 3 and min(geometry.shape) < _LEAST_PIXELS[3]:
         raise InputError(f"{path}: a volume of size {geometry.size}, x, y, slice; take one of its slices")
     (check_values if blank else check_pixels)(pixels, str(path))
     return Image(pixels, geometry, str(path), kind)
@@ -148,7 +148,7 @@ def check_pixels(pixels: np.ndarray, name: str) -> None:
     """Refuses what cannot be registered.
 
     Raises:
-        InputError: where pixels are not finite, all the same, or fewer than 8 along an axis.
+        InputError: where pixels are not finite, all the same, or fewer than 8 along an axis, 6 of a volume.
     """
     check_values(pixels, name)
     if pixels.min() == pixels.max():
@@ -159,10 +159,11 @@ def check_values(pixels: np.ndarray, name: str) -> None:
     """Refuses what is no frame of a series; a constant one is.
 
     Raises:
-        InputError: where pixels are not finite, or fewer than 8 along an axis.
+        InputError: where pixels are not finite, or fewer than 8 along an axis, 6 of a volume.
     """
-    if min(pixels.shape) < _LEAST_PIXELS:
-        raise InputError(f"{name}: of shape {pixels.shape}; at least {_LEAST_PIXELS} pixels along every axis are needed")
+    least = _LEAST_PIXELS.get(pixels.ndim, 1)
+    if min(pixels.shape) < least:
+        raise InputError(f"{name}: of shape {pixels.shape}; at least {least} pixels along every axis are needed")
     if not np.isfinite(pixels).all():
         raise _not_finite(name, np.count_nonzero(~np.isfinite(pixels)))
 

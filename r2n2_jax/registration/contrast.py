@@ -13,7 +13,7 @@ from r2n2_jax.registration.least_squares import OUTLIER, Problem, pose
 
 Array = jax.Array
 
-_AROUND_PIXELS = 64  # per axis, at most, for the neighbourhoods' means and scales: they are smooth
+_AROUND_PIXELS = {2: 64, 3: 32}  # per axis, at most, for the neighbourhoods' means and scales: they are smooth
 
 
 def contrast_problem(
@@ -29,7 +29,7 @@ def contrast_problem(
     """
     noise = noise_of_pair(fixed, moving, mask)
     fixed, moving = (quiet(image, noise) for image in (fixed, moving))
-    coarse = coordinates(tuple(min(n, _AROUND_PIXELS) for n in fixed.shape[:-1]))
+    coarse = coordinates(tuple(min(n, _AROUND_PIXELS[fixed.ndim - 1]) for n in fixed.shape[:-1]))
     counted = None if mask is None else _nearly_in(mask, coarse)
     plain = pose(fixed, moving, mask, outlier=outlier)
     every_pixel = coarse.shape[:-1] == fixed.shape[:-1] and len(plain.points) * coarse.shape[-1] == coarse.size

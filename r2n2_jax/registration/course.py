@@ -30,7 +30,7 @@ SURE, NOTHING_LEFT, BUDGET = range(3)
 ENDINGS = ("sure", "nothing left to gain", "budget")
 _A_ROUND = 8  # local transformations; then all are fitted together
 _ROUNDS = 2  # at most, for every _A_ROUND that are allowed: a round may place fewer
-_SURE_AT = 16  # points per axis, at which the deviation is looked at
+_SURE_AT = {2: 16, 3: 8}  # points per axis, at which the deviation is looked at
 
 
 class View(NamedTuple):
@@ -91,7 +91,9 @@ class Found(NamedTuple):
     stages: Stages
 
 
-class _Level(NamedTuple):
+class Level(NamedTuple):
+    """A pair at one size, and the residual from which on a larger one hardly costs more there."""
+
     seen: View
     outlier: float
 
@@ -117,9 +119,9 @@ def begin(views: Sequence[View], looks: Gaussians, wanted: Wanted, *, iterations
         iterations: steps of refinement.
     """
     gaussians = looks
-    for index, level in enumerate(_levels(views)):
+    for index, level in enumerate(as_levels(views)):
         taken = jnp.ones(len(looks.weight), bool) if index else None
-        gaussians = _fitted(level, gaussians, taken, iterations // 2**index)
+        gaussians = fit(level, gaussians, taken, iterations // 2**index)
     return ended(views, gaussians, wanted)
 
 
@@ -136,7 +138,7 @@ def go_on(views: Sequence[View], begun: Found, wanted: Wanted, *, most: int, ite
     Returns:
         the same of ``most``, those of no weight among them.
     """
-    levels, count = _levels(views), len(begun.gaussians.weight)
+    levels, count = as_levels(views), len(begun.gaussians.weight)
     rounds = _ROUNDS * -(-(most - count) // _A_ROUND)
     state = _resumed(begun, most, rounds)
     if iterations:
@@ -144,10 +146,13 @@ def go_on(views: Sequence[View], begun: Found, wanted: Wanted, *, most: int, ite
     return Found(state.gaussians, state.judged, state.covariance, _stopped(state), state.stages)
 
 
-def ended(views: Sequence[View], gaussians: Gaussians, wanted: Wanted) -> Found:
-    """What is known of Gaussians as they are, fields ``[T, ...]``: sure, or as many as there may be."""
-    taken = jnp.ones(len(gaussians.weight), bool)
-    state = _state(_levels(views), gaussians, taken, wanted, _no_stages(1), jnp.asarray(0))
+def ended(views: Sequence[View], gaussians: Gaussians, wanted: Wanted, taken: Array | None = None) -> Found:
+    """What is known of Gaussians as they are, fields ``[T, ...]``: sure, or as many as there may be.
+
+    Of those that were not ``taken [T]`` there is no doubt; by default all were.
+    """
+    taken = jnp.ones(len(gaussians.weight), bool) if taken is None else taken
+    state = _state(as_levels(views), gaussians, taken, wanted, _no_stages(1), jnp.asarray(0))
     return Found(gaussians, state.judged, state.covariance, _stopped(state), state.stages)
 
 
@@ -159,11 +164,12 @@ def _goes_on(state: _State) -> Array:
     return ~state.sure & state.grew & ~jnp.all(state.taken) & (state.stage < len(state.stages.steps))
 
 
-def _levels(views: Sequence[View]) -> list[_Level]:
-    return [_Level(seen, OUTLIER / 2**index) for index, seen in enumerate(views)]
+def as_levels(views: Sequence[View]) -> list[Level]:
+    """How a pair is compared at each of its sizes."""
+    return [Level(seen, OUTLIER / 2**index) for index, seen in enumerate(views)]
 
 
-def _round(levels: Sequence[_Level], state: _State, iterations: int, wanted: Wanted) -> _State:
+def _round(levels: Sequence[Level], state: _State, iterations: int, wanted: Wanted) -> _State:
     """Some more local transformations; then all are fitted together."""
     coarse, fine = levels[0], levels[-1]
     seen = coarse.seen
@@ -177,23 +183,24 @@ def _round(levels: Sequence[_Level], state: _State, iterations: int, wanted: Wan
     def fitted() -> _State:
         found = gaussians
         for level in levels:
-            found = _fitted(level, found, taken, -(-iterations // 2))
+            found = fit(level, found, taken, -(-iterations // 2))
         new = _state(levels, found, taken, wanted, state.stages, state.stage)
-        folds = _folds(found, fine.seen.fixed.shape[:-1])
-        return jax.tree.map(lambda new, old: jnp.where(folds, old, new), new, last)
+        folded = folds(found, fine.seen.fixed.shape[:-1])
+        return jax.tree.map(lambda new, old: jnp.where(folded, old, new), new, last)
 
     return jax.lax.cond(jnp.any(taken & ~state.taken), fitted, lambda: last)
 
 
-def _folds(gaussians: Gaussians, shape: tuple[int, ...]) -> Array:
-    """Whether the map folds on a grid twice as fine: of narrow Gaussians the pixels that are fitted do not see all."""
-    points = coordinates(tuple(2 * n - 1 for n in shape))
+def folds(gaussians: Gaussians, shape: tuple[int, ...]) -> Array:
+    """Whether the map folds on a grid twice as fine: of narrow Gaussians the pixels that are fitted do not see all.
+
+    In space it is the grid itself, of which a tenth is fitted.
+    """
+    points = coordinates(shape if len(shape) == 3 else tuple(2 * n - 1 for n in shape))
     return jnp.min(displacement_and_determinant(gaussians, points)[1]) <= 0.0
 
 
-def _state(
-    levels: Sequence[_Level], gaussians: Gaussians, taken: Array, wanted: Wanted, stages: Stages, stage: Array
-) -> _State:
+def _state(levels: Sequence[Level], gaussians: Gaussians, taken: Array, wanted: Wanted, stages: Stages, stage: Array) -> _State:
     """What is known of Gaussians that have been fitted, and that of the stages before."""
     judged = _judge(levels, gaussians)
     covariance = _covariance(levels, gaussians, taken, judged.doubt)
@@ -208,7 +215,8 @@ def _no_stages(count: int) -> Stages:
     return Stages(*(jnp.full(count, jnp.nan),) * 3)
 
 
-def _fitted(level: _Level, gaussians: Gaussians, taken: Array | None, iterations: int) -> Gaussians:
+def fit(level: Level, gaussians: Gaussians, taken: Array | None, iterations: int) -> Gaussians:
+    """The Gaussians that are ``taken [T]``, fitted together in so many steps; None: all, from a fraction of their weights."""
     seen, outlier = level
     options = {"mask": seen.mask, "iterations": iterations, "outlier": outlier}
     return refine(seen.fixed, seen.moving, gaussians, taken=taken, **options).gaussians
@@ -233,14 +241,14 @@ def _resumed(begun: Found, slots: int, rounds: int) -> _State:
 def _mean_deviation(gaussians: Gaussians, covariance: Array, unit: Array) -> Array:
     d = len(unit)
     start = jax.tree.map(lambda array: array[0], identity(1, d))
-    return jnp.mean(deviation(gaussians, covariance, start, coordinates((_SURE_AT,) * d), unit))
+    return jnp.mean(deviation(gaussians, covariance, start, coordinates((_SURE_AT[d],) * d), unit))
 
 
-def _covariance(levels: Sequence[_Level], gaussians: Gaussians, taken: Array, doubt: Array) -> Array:
+def _covariance(levels: Sequence[Level], gaussians: Gaussians, taken: Array, doubt: Array) -> Array:
     seen, outlier = levels[-1]
     return posterior(seen.fixed, seen.moving, gaussians, taken=taken, mask=seen.mask, doubt=doubt, outlier=outlier)
 
 
-def _judge(levels: Sequence[_Level], gaussians: Gaussians) -> Judged:
+def _judge(levels: Sequence[Level], gaussians: Gaussians) -> Judged:
     seen = levels[0].seen
     return judge(seen.fixed, seen.moving, gaussians, mask=seen.mask)

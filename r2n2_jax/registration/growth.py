@@ -8,17 +8,23 @@ that carries its centre to :math:`u` is expected to gain
 
 .. math:: \sum_x g(x) \Big(\phi^2\big(r_f(x)\big) - \phi^2\big(r_u(x)\big)\Big)
 
-The best of all places, widths and motions are tried one after the other. One that lowers the objective by more than its seven
-numbers would by chance stays (after Akaike, IEEE Transactions on Automatic Control 19(6), 1974).
+The best of all places, widths and motions are tried one after the other. One that lowers the objective by more than its numbers
+would by chance stays (after Akaike, IEEE Transactions on Automatic Control 19(6), 1974).
+
+Where no network has found a motion anywhere, the warped image is shifted as well, by whole pixels, near and far: of a shift
+:math:`s` the motion at :math:`x` is :math:`s + f(x + s)`.
 """
 
+import functools
+import itertools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement, from_free, to_free
-from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.grid import coordinates, half_extent
 from r2n2_jax.ops.local_contrast import local_contrast, noise_of_pair, quiet
 from r2n2_jax.ops.warp import inside, sample
 from r2n2_jax.registration.contrast import contrast_problem
@@ -27,11 +33,12 @@ from r2n2_jax.registration.levenberg_marquardt import LEAST_DETERMINANT
 
 Array = jax.Array
 
-_DEVIATIONS = (0.3, 0.19, 0.12, 0.075, 0.05)
-_PIXELS, _PLACES = 64, 32  # per axis: at which motions are compared, and where Gaussians are proposed
+_DEVIATIONS = {2: (0.3, 0.19, 0.12, 0.075, 0.05), 3: (0.45, 0.3, 0.19, 0.12)}
+_PIXELS = 64  # per axis, at most, at which motions are compared
+_PLACES = {2: 32, 3: 16}  # per axis, where Gaussians are proposed
 _FRACTION = 0.7  # of the motion that is missing: its neighbours give some
 _NEAR = 0.1  # where one was refused, no other is tried
-_MOST_REFUSED = 4
+_MOST_REFUSED = {2: 4, 3: 12}
 
 
 class _Proposals(NamedTuple):
@@ -54,7 +61,7 @@ class _Growing(NamedTuple):
     refused: Array
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="reach")
 def grow(
     fixed: Array,
     moving: Array,
@@ -64,6 +71,7 @@ def grow(
     mask: Array | None = None,
     outlier: float,
     tv_weight: float = 0.1,
+    reach: int = 0,
 ) -> tuple[Gaussians, Array]:
     """Gives each slot that is not taken a Gaussian, as long as one earns its place.
 
@@ -75,24 +83,25 @@ def grow(
         mask: ``[*spatial]`` bool, the fixed image's pixels that count; by default all.
         outlier: as in ``refine``.
         tv_weight: as in ``refine``.
+        reach: the largest shift that is tried, in pixels, of at most 64 per axis; 0: none.
 
     Returns:
         as many Gaussians, and the slots in use.
     """
     d = fixed.ndim - 1
     contrast = contrast_problem(fixed, moving, mask, outlier=outlier)
-    places = coordinates((_PLACES,) * d).reshape(-1, d)
-    widths = jnp.asarray(_DEVIATIONS)
+    places = _places(d)
+    widths = jnp.asarray(_DEVIATIONS[d])
     free = to_free(gaussians)
     loss, determinants = objective(contrast(free), free, tv_weight)
-    proposals = _proposals(fixed, moving, gaussians, mask, outlier)
+    proposals = _proposals(fixed, moving, gaussians, mask, outlier, reach)
 
     numbers = 3 * d + d * (d - 1) // 2
     pixels = proposals.pixels
     least_fall = 2 * numbers / pixels
 
     def goes_on(state: _Growing) -> Array:
-        return ~jnp.all(state.taken) & (state.refused < _MOST_REFUSED) & (jnp.max(state.gain) > least_fall * state.loss)
+        return ~jnp.all(state.taken) & (state.refused < _MOST_REFUSED[d]) & (jnp.max(state.gain) > least_fall * state.loss)
 
     def look(state: _Growing) -> _Growing:
         best = jnp.argmax(state.gain)
@@ -116,16 +125,16 @@ def grow(
     return from_free(last.free), last.taken
 
 
-def _proposals(fixed: Array, moving: Array, gaussians: Gaussians, mask: Array | None, outlier: float) -> _Proposals:
+def _proposals(fixed: Array, moving: Array, gaussians: Gaussians, mask: Array | None, outlier: float, reach: int) -> _Proposals:
     d = fixed.ndim - 1
-    points, places = coordinates((_PIXELS,) * d), coordinates((_PLACES,) * d).reshape(-1, d)
+    shape = tuple(min(n, _PIXELS) for n in fixed.shape[:-1])
+    points, places = coordinates(shape), _places(d)
     noise = noise_of_pair(fixed, moving, mask)
     fixed, moving = (quiet(image, noise) for image in (fixed, moving))
     target = sample(local_contrast(fixed, noise, mask), points)[..., 0]
     there = points + displacement(gaussians, points)
-    counted = inside(there)
-    if mask is not None:
-        counted &= sample(mask[..., None].astype(jnp.float32), points)[..., 0] > 0.5
+    seen = inside(there)
+    counted = seen if mask is None else seen & (sample(mask[..., None].astype(jnp.float32), points)[..., 0] > 0.5)
     # Beyond the border the border's pixels go on, so that nothing ends there which would be taken for an edge.
     warped = local_contrast(sample(moving, jnp.clip(there, -1.0, 1.0)), noise)[..., 0]
     still = local_contrast(moving, noise)
@@ -134,22 +143,42 @@ def _proposals(fixed: Array, moving: Array, gaussians: Gaussians, mask: Array | 
     def cost(shown: Array) -> Array:
         return bounded(shown - target, outlier) ** 2
 
-    def gains(motion: Array) -> Array:
-        """Of a motion, for every width and place."""
-        moved = points + jnp.broadcast_to(motion, points.shape)
-        shown = sample(still, jnp.clip(moved, -1.0, 1.0))[..., 0]
-        gained = jnp.where(counted & inside(moved), cost(warped) - cost(shown), 0.0) / pixels
-        return jnp.stack([_around(gained, width).ravel() for width in _DEVIATIONS])
+    def gained(shown: Array, compared: Array) -> Array:
+        """Of what is shown instead, for every width and place."""
+        gained = jnp.where(counted & compared, cost(warped) - cost(shown), 0.0) / pixels
+        return jnp.stack([_around(gained, width).ravel() for width in _DEVIATIONS[d]])
 
+    def by_motion(motion: Array) -> Array:
+        moved = points + jnp.broadcast_to(motion, points.shape)
+        return gained(sample(still, jnp.clip(moved, -1.0, 1.0))[..., 0], inside(moved))
+
+    def by_shift(shift: Array) -> Array:
+        begin = shift + reach
+        return gained(*(jax.lax.dynamic_slice(image, begin, shape) for image in (beyond, seen_beyond)))
+
+    now = displacement(gaussians, places)[None]
     motions = jnp.concatenate([jnp.zeros((1, d)), displacement(gaussians, gaussians.position)])
-    found = jax.lax.map(gains, motions)
-    missing = motions[jnp.argmax(found, axis=0)] - displacement(gaussians, places)[None]
-    return _Proposals(jnp.max(found, axis=0), missing, pixels)
+    found = jax.lax.map(by_motion, motions)
+    gain, missing = jnp.max(found, axis=0), motions[jnp.argmax(found, axis=0)] - now
+    if reach:
+        beyond, seen_beyond = jnp.pad(warped, reach, mode="edge"), jnp.pad(seen, reach)
+        shifts = np.array(list(itertools.product(range(-reach, reach + 1), repeat=d)))
+        found = jax.lax.map(by_shift, jnp.asarray(shifts))
+        step = jnp.asarray(shifts[:, ::-1] / half_extent(shape), jnp.float32)[jnp.argmax(found, axis=0)]
+        motion = step + displacement(gaussians, places[None] + step)
+        better = jnp.max(found, axis=0) > gain
+        gain, missing = jnp.maximum(gain, jnp.max(found, axis=0)), jnp.where(better[..., None], motion - now, missing)
+    return _Proposals(gain, missing, pixels)
+
+
+def _places(d: int) -> Array:
+    """Where Gaussians are proposed, ``[places, d]``."""
+    return coordinates((_PLACES[d],) * d).reshape(-1, d)
 
 
 def _around(image: Array, width: float) -> Array:
     """The sum of an image's pixels ``[*spatial]`` under a Gaussian at every place, ``[*places]``."""
     for axis, n in enumerate(image.shape):
-        apart = jnp.linspace(-1.0, 1.0, _PLACES)[:, None] - jnp.linspace(-1.0, 1.0, n)[None]
+        apart = jnp.linspace(-1.0, 1.0, _PLACES[image.ndim])[:, None] - jnp.linspace(-1.0, 1.0, n)[None]
         image = jnp.moveaxis(jnp.tensordot(jnp.exp(-0.5 * (apart / width) ** 2), image, (1, axis)), 0, axis)
     return image

@@ -36,8 +36,8 @@ Array = jax.Array
 
 # The field is smooth, so few pixels show its differences; those below the floor, a slope of an eighth, count as squares.
 _TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = 9, 256, 1e-3
-_MOST_PIXELS = 6000  # a hundred unknowns need no more, and the time grows with them
-_MANY = 16  # Gaussians, from which on the pixels of cells are summed up
+_MOST_PIXELS = {2: 6000, 3: 12000}  # a hundred unknowns need no more, and the time grows with them
+_MANY = 16  # Gaussians, from which on the pixels of cells are summed up: in 2D, in space a cell would hold few of them
 _MOST_CELLS = 1200
 _LEAST_ENERGY = 1e-12
 OUTLIER = 2.0  # tau, of images in units of their local contrast
@@ -74,7 +74,7 @@ class Problem(NamedTuple):
 
 def looked_at(shape: tuple[int, ...]) -> np.ndarray:
     """A lattice of at most ``_MOST_PIXELS`` of an image's pixels, as indices ``[pixels]``."""
-    every = -(-math.prod(shape) // _MOST_PIXELS)
+    every = -(-math.prod(shape) // _MOST_PIXELS[len(shape)])
     shear = round(0.618 * every)  # neighbouring rows begin far from each other
     return np.flatnonzero(sum(n * shear**axis for axis, n in enumerate(np.indices(shape))) % every == 0)
 
@@ -117,7 +117,7 @@ def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) ->
     """The objective; half its curvature ``[7 T, 7 T]``, to the first order of its squares; and half its slope ``[7 T]``."""
     field, back = jax.vjp(lambda free: displacement(from_free(free), problem.points), free)
     residuals, slopes, counted = _linear(problem, field)
-    if len(free.weight) > _MANY:
+    if field.shape[-1] == 2 and len(free.weight) > _MANY:
         rows = _all_rows(free, *_summed_up(problem, slopes))
         pulls = flat(back(jnp.stack([residuals * slope for slope in slopes], axis=-1))[0])
     else:

@@ -7,7 +7,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement_and_determinant, from_free, to_free
+from r2n2_jax.ops.gaussian import (
+    FreeGaussians,
+    Gaussians,
+    displacement_and_determinant,
+    from_free,
+    rotation_matrix,
+    to_free,
+)
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.registration.contrast import contrast_problem
 from r2n2_jax.registration.least_squares import OUTLIER, Problem, flat, gain, normal_equations, objective, pose, unflat
@@ -24,7 +31,7 @@ _SHARPNESS, _SLIDE_BELOW, _BACK = 30.0, 0.4, 0.1
 LEAST_DETERMINANT = 0.1  # above zero by what a finer grid may find in between
 _LEAST_GAIN = 0.5  # in units of the noise: twice what chance finds in still images
 _BEYOND_NOISE = 0.5  # of the difference: noise, smoothed between pixels, leaves more
-_FOLD_PIXELS = 32  # per axis, for the slope of the smallest determinant
+_FOLD_PIXELS = {2: 32, 3: 16}  # per axis, for the slope of the smallest determinant
 
 
 class Refined(NamedTuple):
@@ -94,12 +101,14 @@ def refine(
     def judge(problem: Problem, free: FreeGaussians) -> tuple[Array, Array]:
         """The objective with the prior, and the smallest Jacobian determinant of the map."""
         loss, determinants = objective(problem, free, tv_weight)
-        return loss + weight * jnp.sum((flat(free) - start) ** 2), jnp.min(determinants)
+        least = jnp.minimum(jnp.min(determinants), jnp.min(_steepest(free, fixed.ndim - 1), initial=jnp.inf))
+        return loss + weight * jnp.sum((flat(free) - start) ** 2), least
 
     def room(vector: Array) -> Array:
         """How far the map is from a fold."""
-        points = coordinates((_FOLD_PIXELS,) * (fixed.ndim - 1))
-        return _least(displacement_and_determinant(from_free(unflat(vector, first)), points)[1])
+        free, d = unflat(vector, first), fixed.ndim - 1
+        everywhere = displacement_and_determinant(from_free(free), coordinates((_FOLD_PIXELS[d],) * d))[1]
+        return _least(jnp.concatenate([everywhere.ravel(), _steepest(free, d)]))
 
     def step(state: _State) -> _State:
         problem, now = contrast(state.free), flat(state.free)
@@ -184,6 +193,19 @@ def best_fraction(
     judged = _objectives(contrast_problem(fixed, moving, mask), fractions, tv_weight)
     judged = jnp.where(plain <= plain[_FRACTIONS.index(0.0)], judged, jnp.inf)
     return from_free(_lowest(fractions, judged))
+
+
+def _steepest(free: FreeGaussians, d: int) -> Array:
+    """In space, where few voxels are looked at, the Jacobian determinants on every Gaussian's flanks ``[2 d T]``; none in 2D.
+
+    There it is steepest, one deviation from its centre along each axis: there a map folds first.
+    """
+    if d == 2:
+        return jnp.zeros(0)
+    axes = jnp.exp(0.5 * free.log_variance)[..., None, :] * rotation_matrix(free.rotation)
+    flanks = free.position[:, None] + jnp.concatenate([axes, -axes], axis=-1).swapaxes(-1, -2)
+    flanks = jax.lax.stop_gradient(jnp.clip(flanks.reshape(-1, d), -1.0, 1.0))
+    return displacement_and_determinant(from_free(free), flanks)[1]
 
 
 def _least(determinants: Array) -> Array:

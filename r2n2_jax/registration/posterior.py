@@ -24,7 +24,7 @@ from r2n2_jax.registration.least_squares import OUTLIER, field_rows, linearised,
 Array = jax.Array
 
 _FACTOR = 3.0
-_TILES = 12  # per axis
+_TILES = {2: 12, 3: 8}  # per axis
 _DOUBT_FROM, _DOUBLED_BY = 0.035, 0.0075  # the doubt from which k grows, and by which it doubles
 _PRIOR = 1e-2  # of the mean curvature, for what no pixel tells
 
@@ -64,9 +64,10 @@ def posterior(
     pixels = jnp.maximum(jnp.sum(counted), 1)
     smooth = tv_weight * jnp.outer(fitted, fitted) * total_variation(free)[1] + _PRIOR / jnp.sum(fitted) * jnp.eye(len(rows))
     curvature = rows @ rows.T / pixels + smooth
-    tiles = jnp.clip(((problem.points + 1.0) * (_TILES / 2)).astype(int), 0, _TILES - 1)
-    tile = jnp.ravel_multi_index(tuple(tiles.T), (_TILES,) * tiles.shape[-1], mode="clip")
-    pulls = jax.ops.segment_sum((rows * residuals[None]).T / pixels, tile, num_segments=_TILES ** tiles.shape[-1])
+    per_axis = _TILES[problem.points.shape[-1]]
+    tiles = jnp.clip(((problem.points + 1.0) * (per_axis / 2)).astype(int), 0, per_axis - 1)
+    tile = jnp.ravel_multi_index(tuple(tiles.T), (per_axis,) * tiles.shape[-1], mode="clip")
+    pulls = jax.ops.segment_sum((rows * residuals[None]).T / pixels, tile, num_segments=per_axis ** tiles.shape[-1])
     factor = _FACTOR * (1.0 + jnp.maximum(doubt - _DOUBT_FROM, 0.0) / _DOUBLED_BY)
     unseen = jnp.sum(residuals**2) / pixels**2 * jnp.outer(fitted, fitted) * smooth
     half = jnp.linalg.solve(curvature, factor * (pulls.T @ pulls + unseen))

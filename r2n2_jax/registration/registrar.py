@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from r2n2_jax.config import Config, Precision
+from r2n2_jax.config import Config, ModelConfig, Precision
 from r2n2_jax.data.fixed_frame import mean_position_frame
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.geometry import Placement, placement, same_grid
@@ -31,6 +31,7 @@ _AT_ONCE = {"cpu": 5}  # pairs that a device registers together; as many as a B-
 _ACCELERATORS_AT_ONCE = 16
 _MOST_PIXELS = 1 << 23  # of all pairs together: fields and pictures of many cores' pairs would fill the memory
 _LEAST_OVERLAP = 0.25
+_VOLUMES = Config(model=ModelConfig(ndim=3, resolution=32, steps=24))
 
 
 class Registrar:
@@ -38,7 +39,7 @@ class Registrar:
 
     Attributes:
         config: what it was trained with.
-        params: its weights.
+        params: its weights; None where there is no network: volumes are registered without, see ``registration.volume``.
     """
 
     def __init__(self, config: Config, params: Any):
@@ -193,7 +194,7 @@ class Registrar:
     ) -> tuple[Answer, np.ndarray]:
         """What is found for pairs ``[N, *spatial]``; and, where no mask says what counts, the pixels that were left out."""
         left_out = np.zeros(fixed.shape, bool)
-        if mask is None:
+        if mask is None and self.config.model.ndim == 2:  # on volumes nothing is painted
             left_out = np.stack([painted(*pair) for pair in zip(fixed, moving, strict=True)])
             mask = ~left_out if left_out.any() else None
         return search(self.params, self.config.model, fixed, moving, mask, asked), left_out
@@ -201,23 +202,26 @@ class Registrar:
     def _check(self, image: np.ndarray, name: str) -> None:
         if image.ndim != self.config.model.ndim:
             known = self.config.model.ndim
-            remedy = "; take one of its slices" if (image.ndim, known) == (3, 2) else ""
+            volumes = "; load(ndim=3), or a command without --checkpoint, registers volumes; or take one of its slices"
+            remedy = volumes if (image.ndim, known) == (3, 2) else ""
             raise InputError(f"{name} is {image.ndim}D, of shape {image.shape}; this network registers {known}D images{remedy}")
         check_pixels(image, name)
 
 
-def load(checkpoint: str | Path = package.NAME, *, precision: Precision | None = None) -> Registrar:
+def load(checkpoint: str | Path = package.NAME, *, ndim: int = 2, precision: Precision | None = None) -> Registrar:
     """A trained network: the one that comes with the package, or a training run's at its best validation.
 
     Args:
         checkpoint: ``"pretrained"``, or the run's ``--workdir``.
+        ndim: dimensions of the images, 2 or 3, where it is ``"pretrained"``. For volumes no network comes yet: every local
+            transformation is found on the pair itself.
         precision: what the network's convolutions compute with; by default as in training.
 
     Raises:
         InputError: where there is no checkpoint.
     """
     if str(checkpoint) == package.NAME:
-        config, params = package.restore()
+        config, params = package.restore() if ndim == 2 else (_VOLUMES, None)
     else:
         with Checkpoints(Path(checkpoint)) as checkpoints:
             config, params = checkpoints.restore_best()

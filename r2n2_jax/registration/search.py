@@ -13,7 +13,7 @@ from r2n2_jax.config import ModelConfig
 from r2n2_jax.errors import InputError
 from r2n2_jax.ops.affine import Affine, identity
 from r2n2_jax.ops.gaussian import Gaussians
-from r2n2_jax.registration import sequence
+from r2n2_jax.registration import sequence, volume
 from r2n2_jax.registration.course import Found, Stages, View, Wanted
 from r2n2_jax.registration.start import Kind, evidence
 from r2n2_jax.registration.trust import FAILED, GOOD, statuses
@@ -24,6 +24,7 @@ GROWN, GROWN_TO_BE_SURE = 16, 28  # local transformations beside the network's, 
 _DEVIATIONS = 2.8  # by which a start's correlation must be above what chance would find
 _WITHIN_REACH = 0.5  # how far the evidence of a start alone may be below that of what was found without it
 _LEAST_CORRELATION = 0.8  # with another start: images of two kinds match by chance somewhere
+_OF_A_KIND = 0.7  # the correlation from which on bright is bright in both images, however much they differ
 _AS_WELL = 0.01  # of the correlation: a start that needs no local transformations is preferred to them
 _CHANCE = 0.1  # by how much the evidence must be above in the end
 
@@ -82,7 +83,7 @@ def search(
     Once it is decided from where, the sequence goes on.
 
     Args:
-        params: the network's weights.
+        params: the network's weights; None: there is no network, see ``volume``.
         model: its architecture.
         fixed: ``[N, *spatial]``; ``N`` is 1 or a multiple of the devices.
         moving: the same shape.
@@ -101,17 +102,25 @@ def search(
         raise InputError(f"{most} steps; at least one is needed")
     if asked.refine < 0:
         raise InputError(f"{asked.refine} steps of refinement; none (0) or more are needed")
+    if params is None and not asked.refine:
+        raise InputError("no steps of refinement (--refine 0): there is no network for volumes that could do without")
     looks, wanted = min(most, model.steps) if asked.refine else most, _wanted(asked, fixed.shape[1:])
-    find = functools.partial(sequence.find, params, model, wanted=wanted, looks=looks, refine=asked.refine)
+    options = {"wanted": wanted, "looks": looks, "refine": asked.refine}
+    if params is None:
+        mask = np.ones(fixed.shape, bool) if mask is None else mask  # the same programs with one as without
+        find, proceed = functools.partial(volume.find, most=most, **options), volume.proceed
+    else:
+        find, proceed = functools.partial(sequence.find, params, model, **options), sequence.proceed
     begun = _from_starts(find, model, fixed, moving, mask, asked)
     failed = statuses(np.asarray(begun.found.judged.doubt)) == FAILED
+    failed &= np.asarray(begun.found.judged.correlation) < _OF_A_KIND
     if asked.refine and failed.any():
         exchanged = _from_starts(find, model, fixed, -np.asarray(moving, np.float32), mask, asked)
         failed &= statuses(np.asarray(exchanged.found.judged.doubt)) != FAILED
         begun = _chosen(failed, exchanged, begun)
     if most == looks:
         return _answer(begun)
-    return _answer(begun._replace(found=sequence.proceed(begun.seen, begun.found, wanted, most=most, refine=asked.refine)))
+    return _answer(begun._replace(found=proceed(begun.seen, begun.found, wanted, most=most, refine=asked.refine)))
 
 
 def _from_starts(
@@ -133,13 +142,13 @@ def _from_starts(
         return _Begun(find(seen=carried), affine, carried)
 
     if asked.start not in ("auto", "none"):
-        return begin(sequence.start(seen[-1], np.ones(len(fixed), bool), extent, kind=asked.start).affine)
+        return begin(sequence.start(_for_start(seen), np.ones(len(fixed), bool), extent, kind=asked.start).affine)
     found = find(seen=seen)
     begun = _Begun(found, identity(len(fixed), model.ndim), seen)
     wanted = statuses(np.asarray(found.judged.differs)) != GOOD
     if asked.start == "none" or not asked.refine or not wanted.any():
         return begun
-    started = sequence.start(seen[-1], wanted, extent, kind="affine")
+    started = sequence.start(_for_start(seen), wanted, extent, kind="affine")
     before = _evidence(found, seen[0])
     wanted &= np.asarray(started.significance) > _DEVIATIONS
     wanted &= np.asarray(evidence(started.correlation, started.overlap)) > before - _WITHIN_REACH
@@ -151,6 +160,11 @@ def _from_starts(
     as_well = correlation > np.asarray(found.judged.correlation) - _AS_WELL
     wanted &= better | (as_well & _is_still(again.found) & ~_is_still(found))
     return _chosen(wanted, again, begun)
+
+
+def _for_start(seen: list[View]) -> View:
+    """The view on which a start is found: the finest, of volumes the coarsest, which has as many pixels."""
+    return seen[0] if seen[0].fixed.ndim == 5 else seen[-1]
 
 
 def _answer(begun: _Begun) -> Answer:

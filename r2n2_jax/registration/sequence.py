@@ -6,6 +6,7 @@ of every size.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -180,10 +181,21 @@ _VIEW = View(PAIRS, PAIRS, PAIRS)
 
 
 def _shapes(model: ModelConfig, spatial: tuple[int, ...], refine: int) -> tuple[tuple[int, ...], ...]:
-    """The model's resolution, and twice that where refinement goes on there: where the images have it."""
+    """The model's resolution, and twice that where refinement goes on there: where the images have it.
+
+    Volumes have it along one axis and not along another: each axis is looked at by as many voxels as it has, at most.
+    """
+    if model.ndim == 3:
+        coarse, fine = (tuple(_within(n, times * model.resolution) for n in spatial) for times in (1, 2))
+        return (coarse, fine) if refine > 1 and fine != coarse else (coarse,)
     shape = (model.resolution,) * model.ndim
     finer = refine > 1 and min(spatial) >= 2 * model.resolution
     return (shape, tuple(2 * size for size in shape)) if finer else (shape,)
+
+
+def _within(voxels: int, most: int) -> int:
+    """The power of two nearest to so many voxels, or ``most``: few sizes, as programs are compiled for every one."""
+    return min(most, 1 << round(math.log2(voxels)))
 
 
 @functools.partial(jax.jit, static_argnames=("shapes", "devices"))

@@ -1,9 +1,9 @@
 r"""A start for what is far: translation, rigid or affine, found for ONE pair before any Gaussian is placed.
 
-The map carries fixed points to the moving image, :math:`x \mapsto A x + b`, normalised units. At 32 pixels per axis the moving
-image is turned by steps of a few degrees, and every shift of every turn is judged at once by the normalised cross-correlation
-of what overlaps, by Fourier transforms (Padfield, IEEE TIP 21(5), 2012). The best of them are refined by Gauss-Newton steps on
-the images themselves, and the best of these is the start.
+The map carries fixed points to the moving image, :math:`x \mapsto A x + b`, normalised units. At 32 pixels per axis (16 in
+space) the moving image is turned by steps of a few degrees (45 in space); every shift of every turn is judged at once by the
+normalised cross-correlation of what overlaps, by Fourier transforms (Padfield, IEEE TIP 21(5), 2012). The best of them are
+refined by Gauss-Newton steps on the images themselves, and the best of these is the start.
 """
 
 import functools
@@ -25,7 +25,7 @@ Kind = Literal["translation", "rigid", "affine"]
 
 _KINDS: tuple[Kind, ...] = ("translation", "rigid", "affine")
 _TURN_DEGREES = 7.5
-_COARSE = 32
+_COARSE = {2: 32, 3: 16}
 _CANDIDATES = 6
 _LEAST_OVERLAP = 0.2
 _STEPS = 8
@@ -63,7 +63,7 @@ def find_start(fixed: Array, moving: Array, mask: Array, extent: Array, *, kind:
     d = fixed.ndim - 1
     extent = extent / jnp.max(extent)
     turns = jnp.eye(d)[None] if kind == "translation" else _turns(d)
-    coarse = [resample(image, (_COARSE,) * d) for image in (fixed, moving, mask[..., None].astype(jnp.float32))]
+    coarse = [resample(image, (_COARSE[d],) * d) for image in (fixed, moving, mask[..., None].astype(jnp.float32))]
     matrices, offsets = _search(coarse[0], coarse[1], coarse[2][..., 0] >= 0.5, turns, extent)
     small = coarse[0], coarse[1], coarse[2][..., 0] >= 0.5
     found = jax.lax.map(lambda one: _polished(*small, extent, *one, kind=kind), (matrices, offsets))

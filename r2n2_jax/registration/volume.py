@@ -1,0 +1,129 @@
+"""The sequence of pairs of VOLUMES: no network knows them yet, so every place is found by trying shifts, see ``growth``.
+
+Coarse to fine: the first local transformations are placed on the coarse view by shifts of many voxels, a few at a time, and
+fitted there; then all are fitted on the fine view, where further ones follow by shifts of a few voxels. It ends as ``course``
+says. Each stage is a program of its own that Python calls: it takes far longer than its call, and serves every round.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from r2n2_jax.ops.gaussian import Gaussians, from_free, to_free
+from r2n2_jax.registration.course import NOTHING_LEFT, SURE, Found, Stages, View, Wanted, as_levels, ended, fit, folds
+from r2n2_jax.registration.growth import grow
+
+Array = jax.Array
+
+_FIRST_ROUND, _ROUND = 6, 8  # local transformations; then all are fitted together
+_FIRST_ROUNDS = 3
+_PARTS = (1.0, 0.75, 0.5, 0.25, 0.0)
+_FAR, _NEAR = 4, 2  # the largest shifts on the coarse view, and on the fine one: voxels of it
+_ROUNDS = 2  # at most, for every _ROUND that are allowed
+
+
+def find(seen: list[View], wanted: Wanted, *, looks: int, most: int, refine: int) -> Found:
+    """The first local transformations of a batch of pairs.
+
+    Args:
+        seen: the pairs at every size that they are looked at, the coarsest first.
+        wanted: the accuracy at which a sequence ends.
+        looks: local transformations.
+        most: those that there may be later.
+        refine: Levenberg-Marquardt steps, half of them in every fit.
+
+    Returns:
+        what is known of ``most``, of which those without weight are not used.
+    """
+    return _each(lambda pair: _begun(pair, wanted, looks, most, refine), seen)
+
+
+def proceed(seen: list[View], found: Found, wanted: Wanted, *, most: int, refine: int) -> Found:
+    """What was found, continued where it is not sure yet; arguments as of ``find``."""
+    return _each(lambda pair: _continued(*pair, wanted, most, refine), (seen, found))
+
+
+def _begun(views: list[View], wanted: Wanted, looks: int, most: int, refine: int) -> Found:
+    d = views[0].fixed.ndim - 1
+    none = jnp.zeros((most, d))
+    gaussians = Gaussians(none, jnp.ones((most, d)), jnp.zeros((most, d * (d - 1) // 2)), none)
+    for _ in range(_FIRST_ROUNDS):
+        gaussians, grew = _grown(views[:1], gaussians, _FIRST_ROUND, _FAR, looks)
+        if not grew:
+            break
+        gaussians = _fit_all(views[:1], gaussians, refine)
+    fitted = _unfolded(gaussians, _fit_all(views, gaussians, refine), views[-1].fixed.shape[:-1])
+    return _known(views, gaussians if fitted is None else fitted, wanted)
+
+
+def _continued(views: list[View], found: Found, wanted: Wanted, most: int, refine: int) -> Found:
+    rounds = _ROUNDS * -(-most // _ROUND)
+    stages = [found.stages]
+    for _ in range(rounds):
+        if int(found.stopped) == SURE or _taken(found.gaussians).all():
+            break
+        gaussians, grew = _grown(views, found.gaussians, _ROUND, _NEAR, most)
+        if not grew:
+            gaussians, grew = _grown(views[:1], found.gaussians, _ROUND, _FAR, most)
+        new = _unfolded(gaussians, _fit_all(views, gaussians, refine), views[-1].fixed.shape[:-1]) if grew else None
+        if new is None:
+            found = found._replace(stopped=jnp.asarray(NOTHING_LEFT))
+            break
+        found = _known(views, new, wanted)
+        stages.append(found.stages)
+    return found._replace(stages=_joined(stages, 1 + rounds))
+
+
+def _grown(views: list[View], gaussians: Gaussians, count: int, reach: int, most: int) -> tuple[Gaussians, bool]:
+    """Up to ``count`` more local transformations, of ``most`` at most; and whether there are any."""
+    level = as_levels(views)[-1]
+    taken = _taken(gaussians)
+    free = jnp.arange(len(taken)) < most
+    offered = ~taken & free & (jnp.cumsum(~taken) <= count)
+    grown, _ = grow(*level.seen[:2], gaussians, ~offered, mask=level.seen.mask, outlier=level.outlier, reach=reach)
+    return grown, bool((_taken(grown) & ~taken).any())
+
+
+def _fit_all(views: list[View], gaussians: Gaussians, refine: int) -> Gaussians:
+    for level in as_levels(views):
+        gaussians = fit(level, gaussians, _taken(gaussians), -(-refine // 2))
+    return gaussians
+
+
+def _unfolded(before: Gaussians, after: Gaussians, shape: tuple[int, ...]) -> Gaussians | None:
+    """What was fitted, or as much of the way there as does not fold on the grid; None where nothing does not.
+
+    The fit looks at every tenth voxel or fewer; between two of them narrow Gaussians together may fold.
+    """
+    start, end = to_free(before), to_free(after)
+    for part in _PARTS:
+        on_the_way = from_free(jax.tree.map(lambda a, b, part=part: a + part * (b - a), start, end))
+        if not bool(_folds(on_the_way, shape)):
+            return on_the_way
+    return None
+
+
+def _taken(gaussians: Gaussians) -> Array:
+    return jnp.any(gaussians.weight != 0, axis=-1)
+
+
+@jax.jit
+def _known(views: list[View], gaussians: Gaussians, wanted: Wanted) -> Found:
+    return ended(views, gaussians, wanted, taken=_taken(gaussians))
+
+
+_folds = jax.jit(folds, static_argnames="shape")
+
+
+def _joined(stages: Sequence[Stages], length: int) -> Stages:
+    """The stages one after the other, NaN after the last."""
+    known = jax.tree.map(lambda *each: jnp.concatenate(each), *stages)
+    return jax.tree.map(lambda each: jnp.pad(each, (0, length - len(each)), constant_values=jnp.nan), known)
+
+
+def _each(one: Callable[..., Found], pairs: object) -> Found:
+    """Of a batch every pair by itself."""
+    count = len(jax.tree.leaves(pairs)[0])
+    found = [one(jax.tree.map(lambda array, index=index: jnp.asarray(array[index]), pairs)) for index in range(count)]
+    return jax.tree.map(lambda *each: jnp.stack(each), *found)
