@@ -213,3 +213,15 @@ def test_sections_of_ellipsoids_lie_on_them():
 def test_the_field_of_a_volume_is_that_of_its_parameters(result):
     some = np.random.default_rng(0).uniform(-1, 1, (20, 3)).astype(np.float32)
     np.testing.assert_allclose(result.points(some) - some, displacement(result.parameters, some), atol=1e-5)
+
+
+def test_a_series_of_volumes_is_brought_to_one(points):
+    frames = np.stack([texture(points + part * motion(points)) for part in (0.0, 0.3, 0.7, 1.0)])
+    series = r2n2_jax.load(ndim=3).register_series(frames, fixed=0, steps=16)
+    inner = np.all(np.abs(points) < 0.8, axis=-1)
+    assert series.warped.shape == frames.shape
+    assert list(series.status) == ["good"] * 4
+    assert not series.displacement[0].any()
+    before = np.abs(frames - frames[:1])[:, inner].mean(axis=1)
+    after = np.abs(series.warped - frames[:1])[:, inner].mean(axis=1)
+    assert (after[1:] < 0.4 * before[1:]).all()

@@ -56,7 +56,7 @@ def run(main: Callable[[], None], *, share_cores: bool = False) -> int:
     """
     try:
         if share_cores:
-            _make_cores_devices()
+            make_cores_devices()
         join_processes()
         main()
     except (InputError, DivergedError, OSError) as error:
@@ -68,8 +68,8 @@ def run(main: Callable[[], None], *, share_cores: bool = False) -> int:
     return 0
 
 
-def _make_cores_devices() -> None:
-    """JAX's own settings come first.
+def make_cores_devices() -> None:
+    """A CPU's cores become JAX's devices, before it is asked for any; JAX's own settings come first.
 
     Every core then solves the small systems of its own pairs. OpenBLAS, which JAX calls for them, must not share one system
     among all cores as well: its threads would wait for each other, three times as long from a hundred unknowns on.

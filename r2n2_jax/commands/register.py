@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from r2n2_jax.commands.command_line import announce_device, parse, run
+from r2n2_jax.commands.command_line import announce_device, make_cores_devices, parse, run
 from r2n2_jax.commands.maps import coarse_points, map_names, maps
 from r2n2_jax.commands.motion_correction import Options, correct
 from r2n2_jax.config import Precision
@@ -64,7 +64,7 @@ class Arguments(Options):
 
 def command() -> int:
     """Runs it and returns its exit code."""
-    return run(main, share_cores=True)
+    return run(main)
 
 
 def main() -> None:
@@ -84,6 +84,7 @@ def main() -> None:
         print(f"written: {arguments.output}")
         return
     outputs = _outputs(arguments)
+    make_cores_devices()
     registrar = _load(arguments)
     for path, output in list(outputs.items())[jax.process_index() :: jax.process_count()]:
         _series(registrar, path, output, arguments)
@@ -117,6 +118,8 @@ def _refuse_series_options(arguments: Arguments) -> None:
 def _pair(arguments: Arguments) -> None:
     fixed, moving = read_image(arguments.fixed), read_image(arguments.moving)
     mask = None if arguments.mask is None else read_mask(arguments.mask, [fixed.geometry])[0]
+    if fixed.pixels.ndim == 2:  # a volume is registered by all cores together
+        make_cores_devices()
     registrar = _load(arguments, ndim=fixed.pixels.ndim)
     chosen = {name: getattr(arguments, name) for name in ("steps", "refine", "start", "tolerance_mm")}
     result = registrar.register(fixed, moving, mask=mask, **chosen)

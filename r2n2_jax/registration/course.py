@@ -194,9 +194,9 @@ def _round(levels: Sequence[Level], state: _State, iterations: int, wanted: Want
 def folds(gaussians: Gaussians, shape: tuple[int, ...]) -> Array:
     """Whether the map folds on a grid twice as fine: of narrow Gaussians the pixels that are fitted do not see all.
 
-    In space it is the grid itself, of which a tenth is fitted.
+    In space it is one and a half times as fine.
     """
-    points = coordinates(shape if len(shape) == 3 else tuple(2 * n - 1 for n in shape))
+    points = coordinates(tuple(n + n // 2 if len(shape) == 3 else 2 * n - 1 for n in shape))
     return jnp.min(displacement_and_determinant(gaussians, points)[1]) <= 0.0
 
 

@@ -16,7 +16,7 @@ from r2n2_jax.registration.growth import grow
 
 Array = jax.Array
 
-_FIRST_ROUND, _ROUND = 6, 8  # local transformations; then all are fitted together
+_FIRST_ROUND, _ROUND = 6, 12  # local transformations; then all are fitted together
 _FIRST_ROUNDS = 3
 _PARTS = (1.0, 0.75, 0.5, 0.25, 0.0)
 _FAR, _NEAR = 4, 2  # the largest shifts on the coarse view, and on the fine one: voxels of it
