@@ -29,6 +29,7 @@ Array = jax.Array
 SURE, NOTHING_LEFT, BUDGET = range(3)
 ENDINGS = ("sure", "nothing left to gain", "budget")
 _A_ROUND = 8  # local transformations; then all are fitted together
+_FOLDS_BELOW = {2: 0.0, 3: 0.05}
 _ROUNDS = 2  # at most, for every _A_ROUND that are allowed: a round may place fewer
 _SURE_AT = {2: 16, 3: 8}  # points per axis, at which the deviation is looked at
 
@@ -194,10 +195,11 @@ def _round(levels: Sequence[Level], state: _State, iterations: int, wanted: Want
 def folds(gaussians: Gaussians, shape: tuple[int, ...]) -> Array:
     """Whether the map folds on a grid twice as fine: of narrow Gaussians the pixels that are fitted do not see all.
 
-    In space it is one and a half times as fine.
+    In space, where that would take long, the grid is one and a half times as fine, and nearly a fold is one.
     """
-    points = coordinates(tuple(n + n // 2 if len(shape) == 3 else 2 * n - 1 for n in shape))
-    return jnp.min(displacement_and_determinant(gaussians, points)[1]) <= 0.0
+    d = len(shape)
+    points = coordinates(tuple(n + n // 2 if d == 3 else 2 * n - 1 for n in shape))
+    return jnp.min(displacement_and_determinant(gaussians, points)[1]) <= _FOLDS_BELOW[d]
 
 
 def _state(levels: Sequence[Level], gaussians: Gaussians, taken: Array, wanted: Wanted, stages: Stages, stage: Array) -> _State:
