@@ -95,6 +95,11 @@ def test_how_sure_a_volume_is(result):
     assert len(result.describe()["transformations"][0]["rotation"]) == 3
 
 
+def test_images_of_four_dimensions_are_refused():
+    with pytest.raises(InputError, match="4 dimensions"):
+        r2n2_jax.load(ndim=4)
+
+
 def test_a_volume_without_refinement_is_refused(pair):
     with pytest.raises(InputError, match="no network for volumes"):
         r2n2_jax.load(ndim=3).register(*pair, refine=0)

@@ -218,8 +218,10 @@ def load(checkpoint: str | Path = package.NAME, *, ndim: int = 2, precision: Pre
         precision: what the network's convolutions compute with; by default as in training.
 
     Raises:
-        InputError: where there is no checkpoint.
+        InputError: where there is no checkpoint, or images have another number of dimensions.
     """
+    if ndim not in (2, 3):
+        raise InputError(f"images of {ndim} dimensions; 2 or 3 are known")
     if str(checkpoint) == package.NAME:
         config, params = package.restore() if ndim == 2 else (_VOLUMES, None)
     else:
