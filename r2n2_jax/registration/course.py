@@ -29,7 +29,7 @@ Array = jax.Array
 SURE, NOTHING_LEFT, BUDGET = range(3)
 ENDINGS = ("sure", "nothing left to gain", "budget")
 _A_ROUND = 8  # local transformations; then all are fitted together
-_FOLDS_BELOW = {2: 0.0, 3: 0.05}
+_FOLDS_BELOW = {2: 0.0, 3: 0.05}  # determinants: in space above zero by what a finer grid may find
 _ROUNDS = 2  # at most, for every _A_ROUND that are allowed: a round may place fewer
 _SURE_AT = {2: 16, 3: 8}  # points per axis, at which the deviation is looked at
 
