@@ -66,7 +66,8 @@ class Registrar:
             fixed: an array ``[*spatial]`` of any size and intensity range, or a SimpleITK image.
             moving: the same; an array must have the fixed one's shape.
             steps: local transformations at most; by default 16 more than in training, with a tolerance 28 more; of volumes
-                40 and 52. The network places as many as in training; further ones that earn their place are added where the images still differ.
+                40 and 52. The network places as many as in training; further ones that earn their place are added where the
+                images still differ.
                 Where nothing is refined, the network places them all, by default as many as in training.
             refine: Levenberg-Marquardt steps on them, for this pair alone: so many at the model's resolution, then half as many
                 at twice that, where the images have it. 0: the network alone.
