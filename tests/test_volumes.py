@@ -14,6 +14,7 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.pair_figure import _section
 from r2n2_jax.ops.gaussian import Gaussians, covariance, displacement, displacement_and_determinant
 from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.registration.course import View
 from r2n2_jax.registration.growth import grow
 from r2n2_jax.registration.levenberg_marquardt import _steepest
 from r2n2_jax.registration.sequence import _shapes
@@ -171,13 +172,14 @@ def narrow(weight):
 
 def test_a_fit_that_folds_is_followed_only_so_far():
     shape = (16, 16, 16)
+    views = [View(*(jnp.zeros((*shape, 1)),) * 2)]
     start, folded = narrow(0.02), narrow(0.5)
     assert displacement_and_determinant(folded, coordinates(shape))[1].min() < 0
-    found = _unfolded(start, folded, shape)
+    found = _unfolded(views, start, folded)
     assert displacement_and_determinant(found, coordinates(shape))[1].min() > 0
     assert 0.02 <= found.weight[0, 0] < 0.5
-    np.testing.assert_allclose(_unfolded(start, narrow(0.03), shape).weight, narrow(0.03).weight, rtol=1e-5)
-    assert _unfolded(folded, folded, shape) is None
+    np.testing.assert_allclose(_unfolded(views, start, narrow(0.03)).weight, narrow(0.03).weight, rtol=1e-5)
+    assert _unfolded(views, folded, folded) is None
 
 
 def test_the_flanks_know_the_smallest_determinant():

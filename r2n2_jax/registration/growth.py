@@ -152,16 +152,16 @@ def _proposals(fixed: Array, moving: Array, gaussians: Gaussians, mask: Array | 
         moved = points + jnp.broadcast_to(motion, points.shape)
         return gained(sample(still, jnp.clip(moved, -1.0, 1.0))[..., 0], inside(moved))
 
-    def by_shift(shift: Array) -> Array:
-        begin = shift + reach
-        return gained(*(jax.lax.dynamic_slice(image, begin, shape) for image in (beyond, seen_beyond)))
-
     now = displacement(gaussians, places)[None]
     motions = jnp.concatenate([jnp.zeros((1, d)), displacement(gaussians, gaussians.position)])
     found = jax.lax.map(by_motion, motions)
     gain, missing = jnp.max(found, axis=0), motions[jnp.argmax(found, axis=0)] - now
     if reach:
-        beyond, seen_beyond = jnp.pad(warped, reach, mode="edge"), jnp.pad(seen, reach)
+        beyond = jnp.pad(warped, reach, mode="edge"), jnp.pad(seen, reach)
+
+        def by_shift(shift: Array) -> Array:
+            return gained(*(jax.lax.dynamic_slice(image, shift + reach, shape) for image in beyond))
+
         shifts = np.array(list(itertools.product(range(-reach, reach + 1), repeat=d)))
         found = jax.lax.map(by_shift, jnp.asarray(shifts))
         step = jnp.asarray(shifts[:, ::-1] / half_extent(shape), jnp.float32)[jnp.argmax(found, axis=0)]

@@ -49,11 +49,12 @@ def _begun(views: list[View], wanted: Wanted, looks: int, most: int, refine: int
     none = jnp.zeros((most, d))
     gaussians = Gaussians(none, jnp.ones((most, d)), jnp.zeros((most, d * (d - 1) // 2)), none)
     for _ in range(_FIRST_ROUNDS):
-        gaussians, grew = _grown(views[:1], gaussians, _FIRST_ROUND, _FAR, looks)
-        if not grew:
+        grown, grew = _grown(views[:1], gaussians, _FIRST_ROUND, _FAR, looks)
+        fitted = _unfolded(views, grown, _fit_all(views[:1], grown, refine)) if grew else None
+        if fitted is None:
             break
-        gaussians = _fit_all(views[:1], gaussians, refine)
-    fitted = _unfolded(gaussians, _fit_all(views, gaussians, refine), views[-1].fixed.shape[:-1])
+        gaussians = fitted
+    fitted = _unfolded(views, gaussians, _fit_all(views, gaussians, refine))
     return _known(views, gaussians if fitted is None else fitted, wanted)
 
 
@@ -66,7 +67,7 @@ def _continued(views: list[View], found: Found, wanted: Wanted, most: int, refin
         gaussians, grew = _grown(views, found.gaussians, _ROUND, _NEAR, most)
         if not grew:
             gaussians, grew = _grown(views[:1], found.gaussians, _ROUND, _FAR, most)
-        new = _unfolded(gaussians, _fit_all(views, gaussians, refine), views[-1].fixed.shape[:-1]) if grew else None
+        new = _unfolded(views, gaussians, _fit_all(views, gaussians, refine)) if grew else None
         if new is None:
             found = found._replace(stopped=jnp.asarray(NOTHING_LEFT))
             break
@@ -91,15 +92,15 @@ def _fit_all(views: list[View], gaussians: Gaussians, refine: int) -> Gaussians:
     return gaussians
 
 
-def _unfolded(before: Gaussians, after: Gaussians, shape: tuple[int, ...]) -> Gaussians | None:
-    """What was fitted, or as much of the way there as does not fold on the grid; None where nothing does not.
+def _unfolded(views: list[View], before: Gaussians, after: Gaussians) -> Gaussians | None:
+    """What was fitted, or as much of the way there as does not fold on the fine view; None where even the beginning does.
 
     The fit looks at every tenth voxel or fewer; between two of them narrow Gaussians together may fold.
     """
     start, end = to_free(before), to_free(after)
     for part in _PARTS:
         on_the_way = from_free(jax.tree.map(lambda a, b, part=part: a + part * (b - a), start, end))
-        if not bool(_folds(on_the_way, shape)):
+        if not bool(_folds(on_the_way, views[-1].fixed.shape[:-1])):
             return on_the_way
     return None
 
