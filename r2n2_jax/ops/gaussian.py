@@ -217,4 +217,6 @@ def _field_and_slopes(gaussians: Gaussians, points: Array) -> tuple[list[Array],
         return (field, slopes), None
 
     zero = jnp.zeros(points.shape[:-1], points.dtype)
+    # A derivative computes each one's maps again: to store them all takes longer, and far longer to compile.
+    add = jax.checkpoint(add, prevent_cse=False)
     return jax.lax.scan(add, ([zero] * d, [[zero] * d] * d), gaussians)[0]

@@ -28,16 +28,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2n2_jax.ops.gaussian import FreeGaussians, covariance, displacement, displacement_and_determinant, from_free
+from r2n2_jax.ops.gaussian import FreeGaussians, displacement, displacement_and_determinant, from_free
 from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.warp import inside, sample
+from r2n2_jax.registration.rows import all_rows, field_rows, products
 
 Array = jax.Array
 
 # The field is smooth, so few pixels show its differences; those below the floor, a slope of an eighth, count as squares.
-_TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = 9, 256, 1e-3
+_TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = {2: 9, 3: 6}, 256, 1e-3
 _MOST_PIXELS = {2: 6000, 3: 12000}  # a hundred unknowns need no more, and the time grows with them
-_MANY = 16  # Gaussians, from which on the pixels of cells are summed up: in 2D, in space a cell would hold few of them
+_MANY = 16  # Gaussians, from which on the pixels of cells are summed up
 _MOST_CELLS = 1200
 _LEAST_ENERGY = 1e-12
 OUTLIER = 2.0  # tau, of images in units of their local contrast
@@ -109,24 +110,31 @@ def objective(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[
     """The masked mean of squares + ``tv_weight`` * TV, and the Jacobian determinants ``[pixels]`` of the map."""
     field, determinants = displacement_and_determinant(from_free(free), problem.points)
     residuals, counted = _residuals(problem, field)
-    coarse = displacement(from_free(free), coordinates((_TV_PIXELS,) * field.shape[-1]))
+    coarse = displacement(from_free(free), _few_points(field.shape[-1]))
     return _mean_cost(problem, residuals, counted) + tv_weight * jnp.mean(_steepness(coarse)), determinants
 
 
-def normal_equations(problem: Problem, free: FreeGaussians, tv_weight: float) -> tuple[Array, Array, Array]:
-    """The objective; half its curvature ``[7 T, 7 T]``, to the first order of its squares; and half its slope ``[7 T]``."""
+def normal_equations(
+    problem: Problem, free: FreeGaussians, tv_weight: float, used: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """The objective; half its curvature ``[7 T, 7 T]``, to the first order of its squares; and half its slope ``[7 T]``.
+
+    In space only the ``used`` first Gaussians are looked at; by default all.
+    """
     field, back = jax.vjp(lambda free: displacement(from_free(free), problem.points), free)
     residuals, slopes, counted = _linear(problem, field)
-    if field.shape[-1] == 2 and len(free.weight) > _MANY:
-        rows = _all_rows(free, *_summed_up(problem, slopes))
-        pulls = flat(back(jnp.stack([residuals * slope for slope in slopes], axis=-1))[0])
+    if field.shape[-1] == 3:
+        normal, pulls = products(free, slopes, problem.points, residuals, len(free.weight) if used is None else used)
+    elif len(free.weight) > _MANY:
+        rows = all_rows(free, *_summed_up(problem, slopes))
+        normal, pulls = rows @ rows.T, flat(back(jnp.stack([residuals * slope for slope in slopes], axis=-1))[0])
     else:
-        rows = _all_rows(free, slopes, problem.points)
-        pulls = rows @ residuals
+        rows = all_rows(free, slopes, problem.points)
+        normal, pulls = rows @ rows.T, rows @ residuals
     per_pixel = _charge(problem, counted)[0]
     tv, tv_normal, tv_slope = total_variation(free)
     cost = _mean_cost(problem, residuals, counted) + tv_weight * tv
-    return cost, per_pixel * (rows @ rows.T) + tv_weight * tv_normal, per_pixel * pulls + tv_weight * tv_slope
+    return cost, per_pixel * normal + tv_weight * tv_normal, per_pixel * pulls + tv_weight * tv_slope
 
 
 def gain(problem: Problem, free: FreeGaussians) -> tuple[Array, Array]:
@@ -192,7 +200,7 @@ def bounded(residuals: Array, outlier: Array | float) -> Array:
 def linearised(problem: Problem, free: FreeGaussians) -> tuple[Array, Array, Array]:
     """Bounded residuals ``[pixels]``; their Jacobian, transposed, ``[7 T, pixels]``, ordered as ``flat``; where they count."""
     residuals, slopes, counted = _linear(problem, displacement(from_free(free), problem.points))
-    return residuals, _all_rows(free, slopes, problem.points), counted
+    return residuals, all_rows(free, slopes, problem.points), counted
 
 
 def _linear(problem: Problem, field: Array) -> tuple[Array, list[Array], Array]:
@@ -221,35 +229,20 @@ def _summed_up(problem: Problem, slopes: list[Array]) -> tuple[list[Array], Arra
     return [factors[:, i].T.ravel() for i in range(d)], jnp.tile(centres, (d, 1))
 
 
-def _all_rows(free: FreeGaussians, slopes: list[Array], points: Array) -> Array:
-    """What each parameter does to the image ``[7 T, *any]`` at points ``[*any, d]`` where it has these slopes."""
-    bells = jax.vmap(_bell_of)(free)
-    # A loop, whose every turn leaves seven plain arrays: what XLA makes of one array stacked for all is ten times slower.
-    return jnp.concatenate(jax.lax.map(lambda bell: _rows(slopes, bell, components(points)), bells))
-
-
-def field_rows(free: FreeGaussians, points: Array) -> list[Array]:
-    """What each parameter does to each component of the field at any points ``[*any, d]``: ``d`` times ``[7 T, *any]``."""
-    d = points.shape[-1]
-    bells = jax.vmap(_bell_of)(free)
-
-    def of_component(i: int) -> Array:
-        slopes = [jnp.full(points.shape[:-1], float(i == j)) for j in range(d)]
-        return jnp.concatenate(jax.vmap(lambda bell: _rows(slopes, bell, components(points)))(bells))
-
-    return [of_component(i) for i in range(d)]
-
-
 def total_variation(free: FreeGaussians) -> tuple[Array, Array, Array]:
     """The isotropic TV; half its curvature ``[7 T, 7 T]`` and half its slope ``[7 T]``, with its weights held fixed."""
     d = free.position.shape[-1]
-    points = coordinates((_TV_PIXELS,) * d)
+    points = _few_points(d)
     differences = jnp.concatenate([_finite_differences(row, d) for row in field_rows(free, points)], axis=-2)
     now = _field_differences(displacement(from_free(free), points))
     tv = jnp.mean(_length(now) - _TV_FLOOR)
     length = _length(now)[None, None]
     weighted = (differences / (2 * length.size * length)).reshape(len(differences), -1)
     return tv, weighted @ differences.reshape(len(differences), -1).T, weighted @ now.ravel()
+
+
+def _few_points(d: int) -> Array:
+    return coordinates((_TV_PIXELS[d],) * d)
 
 
 def _steepness(field: Array) -> Array:
@@ -280,42 +273,3 @@ def _value_and_slopes(image: Array, points: Array) -> tuple[Array, list[Array]]:
     along = functools.partial(jax.jvp, functools.partial(sample, image), (points,))
     found = [along((jnp.broadcast_to(axis, points.shape),)) for axis in jnp.eye(points.shape[-1])]
     return found[0][0][..., 0], [slope[..., 0] for _, slope in found]
-
-
-class _Bell(NamedTuple):
-    """One Gaussian as its derivatives need it: ``precision [d, d]``, and that one's derivative in the shape's numbers."""
-
-    position: Array
-    weight: Array
-    precision: Array
-    reshaped: Array
-
-
-def _bell_of(gaussian: FreeGaussians) -> _Bell:
-    def precision(log_variance: Array, rotation: Array) -> Array:
-        return covariance(jnp.exp(-log_variance), rotation)
-
-    shape = (gaussian.log_variance, gaussian.rotation)
-    reshaped = jnp.concatenate(jax.jacfwd(precision, argnums=(0, 1))(*shape), axis=-1)
-    return _Bell(gaussian.position, gaussian.weight, precision(*shape), reshaped)
-
-
-def _rows(slopes: list[Array], bell: _Bell, points: list[Array]) -> list[Array]:
-    r"""What each parameter of one Gaussian does to the image, ``[*spatial]``, in the order of ``FreeGaussians``.
-
-    With :math:`o = x - p`, :math:`P = \Sigma^{-1}`, :math:`g = \exp(-\tfrac12 o^T P o)` and the image's slope :math:`s`:
-
-    .. math:: \partial_p = (s^T v)\,g\,P o, \qquad \partial_\theta = -\tfrac12 (s^T v)\,g\,o^T (\partial_\theta P)\,o, \qquad
-        \partial_v = g\,s
-    """
-    d = len(points)
-    offset = [points[i] - bell.position[i] for i in range(d)]
-    pulled = [sum(bell.precision[i, j] * offset[j] for j in range(d)) for i in range(d)]
-    height = jnp.exp(-0.5 * sum(o * pull for o, pull in zip(offset, pulled, strict=True)))
-    moved = height * sum(slope * bell.weight[i] for i, slope in enumerate(slopes))
-    squares = {(i, j): (1 if i == j else 2) * offset[i] * offset[j] for i in range(d) for j in range(i + 1)}
-    reshaped = [
-        -0.5 * moved * sum(bell.reshaped[i, j, k] * square for (i, j), square in squares.items())
-        for k in range(bell.reshaped.shape[-1])
-    ]
-    return [*(moved * pull for pull in pulled), *reshaped, *(height * slope for slope in slopes)]

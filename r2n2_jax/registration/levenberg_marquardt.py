@@ -96,6 +96,7 @@ def refine(
         first = _lowest(fractions, _objectives(contrast, fractions, tv_weight))
     start = flat(first)
     weight = prior / start.size
+    used = None if taken is None else jnp.max(jnp.where(taken, jnp.arange(len(taken)) + 1, 0))
     fitted = jnp.ones(start.size) if taken is None else jnp.tile(taken, start.size // len(taken)).astype(jnp.float32)
 
     def judge(problem: Problem, free: FreeGaussians) -> tuple[Array, Array]:
@@ -112,7 +113,7 @@ def refine(
 
     def step(state: _State) -> _State:
         problem, now = contrast(state.free), flat(state.free)
-        loss, normal, slope = normal_equations(problem, state.free, tv_weight)
+        loss, normal, slope = normal_equations(problem, state.free, tv_weight, used)
         state = state._replace(loss=loss + weight * jnp.sum((now - start) ** 2))
         normal = normal * jnp.outer(fitted, fitted) + weight * jnp.eye(start.size)
         slope = fitted * (slope + weight * (now - start))

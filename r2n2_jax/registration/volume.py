@@ -50,11 +50,11 @@ def _begun(views: list[View], wanted: Wanted, looks: int, most: int, refine: int
     gaussians = Gaussians(none, jnp.ones((most, d)), jnp.zeros((most, d * (d - 1) // 2)), none)
     for _ in range(_FIRST_ROUNDS):
         grown, grew = _grown(views[:1], gaussians, _FIRST_ROUND, _FAR, looks)
-        fitted = _unfolded(views, grown, _fit_all(views[:1], grown, refine)) if grew else None
+        fitted = _unfolded(views, grown, _fitted(views[:1], grown, refine)) if grew else None
         if fitted is None:
             break
         gaussians = fitted
-    fitted = _unfolded(views, gaussians, _fit_all(views, gaussians, refine))
+    fitted = _unfolded(views, gaussians, _fitted(views, gaussians, refine))
     return _known(views, gaussians if fitted is None else fitted, wanted)
 
 
@@ -67,7 +67,7 @@ def _continued(views: list[View], found: Found, wanted: Wanted, most: int, refin
         gaussians, grew = _grown(views, found.gaussians, _ROUND, _NEAR, most)
         if not grew:
             gaussians, grew = _grown(views[:1], found.gaussians, _ROUND, _FAR, most)
-        new = _unfolded(views, gaussians, _fit_all(views, gaussians, refine)) if grew else None
+        new = _unfolded(views, gaussians, _fitted(views, gaussians, refine)) if grew else None
         if new is None:
             found = found._replace(stopped=jnp.asarray(NOTHING_LEFT))
             break
@@ -86,10 +86,9 @@ def _grown(views: list[View], gaussians: Gaussians, count: int, reach: int, most
     return grown, bool((_taken(grown) & ~taken).any())
 
 
-def _fit_all(views: list[View], gaussians: Gaussians, refine: int) -> Gaussians:
-    for level in as_levels(views):
-        gaussians = fit(level, gaussians, _taken(gaussians), -(-refine // 2))
-    return gaussians
+def _fitted(views: list[View], gaussians: Gaussians, refine: int) -> Gaussians:
+    """All that there are, fitted together on the finest of the views."""
+    return fit(as_levels(views)[-1], gaussians, _taken(gaussians), -(-refine // 2))
 
 
 def _unfolded(views: list[View], before: Gaussians, after: Gaussians) -> Gaussians | None:
