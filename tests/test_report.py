@@ -11,11 +11,11 @@ import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 
-from r2n2_jax.commands.motion_correction import _among_all
+from r2n2_jax.evaluation.corrected import Corrected, among_all
 from r2n2_jax.evaluation.figures import draw_ellipses
 from r2n2_jax.evaluation.m_mode import along, line_of_motion, summed_motion
 from r2n2_jax.evaluation.metrics import Metrics
-from r2n2_jax.evaluation.series_report import Corrected, write_series_report
+from r2n2_jax.evaluation.series_report import write_series_report
 from r2n2_jax.evaluation.stages import draw_stages
 from r2n2_jax.evaluation.viewer import Scale, Viewed, fitting_scale
 from r2n2_jax.io.geometry import pixel_grid
@@ -146,7 +146,7 @@ def test_blank_frames_have_a_status_of_their_own(tmp_path):
     frames[3] = 7.0
     kept = np.array([0, 1, 2, 4, 5])
     judged = ["good", "failed", "good", "failed", "uncertain"]
-    found = _among_all(corrected(frames[kept], 2, judged)._replace(kept=kept), frames)
+    found = among_all(corrected(frames[kept], 2, judged)._replace(kept=kept), frames)
     assert found.statuses == [*judged[:3], "blank", *judged[3:]]
     assert found.motion.shape == (40, 48, 2, 2)
     text, data = page(tmp_path, [frames], [found])

@@ -36,6 +36,6 @@ def test_the_line_of_a_pair_says_what_it_means_where_it_is_not_good():
 
 
 def test_a_slice_of_blank_frames_is_not_judged():
-    header, rows = status_rows([["blank"] * 2, ["good", "blank"]])
+    header, rows = status_rows([["blank"] * 2, ["good", "blank"]], ["0", "1"])
     assert header == ["slice", "good", "uncertain", "failed", "uncertain frames", "failed frames"]
     assert rows == [["0", "", "", "", "blank", "blank"], ["1", "1", "0", "0", "none", "none"]]

@@ -12,10 +12,10 @@ from r2n2_jax.commands.maps import LOG_JACOBIAN, coarse_points, map_names, write
 from r2n2_jax.data.fixed_frame import mean_intensity_frame, mean_position_frame, position_curve
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import Case
+from r2n2_jax.evaluation.corrected import Corrected, among_all, still
 from r2n2_jax.evaluation.m_mode import summed_motion
-from r2n2_jax.evaluation.metrics import Metrics, concatenate, measure
-from r2n2_jax.evaluation.series_report import Corrected, write_points, write_series_report
-from r2n2_jax.evaluation.statuses import BLANK
+from r2n2_jax.evaluation.metrics import concatenate, measure
+from r2n2_jax.evaluation.series_report import write_points, write_series_report
 from r2n2_jax.io.files import write_json
 from r2n2_jax.io.geometry import Geometry, to_px
 from r2n2_jax.io.landmarks import landmark_names, place_landmarks
@@ -26,14 +26,7 @@ from r2n2_jax.registration.search import Start
 from r2n2_jax.registration.trust import GOOD
 
 FixedFrame = int | Literal["mean-position", "mean-intensity"]
-_NOTHING = {
-    "matrix": np.eye(2).tolist(),
-    "offset": [0.0, 0.0],
-    "steps": 0,
-    "stopped": BLANK,
-    "stages": [],
-    "transformations": [],
-}
+_DESCRIBED = ("matrix", "offset", "steps", "stopped", "stages", "transformations")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +67,15 @@ def correct(
     landmarks: Path | None = None,
     progress: bool = True,
 ) -> list[Corrected]:
-    """Registers every slice of a recording and writes everything to ``folder``.
+    """Registers every slice of a recording, or its volumes, and writes everything to ``folder``.
 
     Args:
         registrar: the network.
         recording: what to register.
         folder: an existing, empty folder.
         options: how.
-        masks: ``[H, W]`` bool a slice: the fixed frame's pixels that refinement and the image measures look at; by default all
-            but what is painted before the scene.
+        masks: ``[*spatial]`` bool a slice: the fixed frame's pixels that refinement and the image measures look at; by default
+            all but what is painted before the scene.
         landmarks: a landmark file; its points of the fixed frames are carried to all others.
         progress: show a bar.
 
@@ -105,7 +98,7 @@ def correct(
             for number in recording.blank[index]:
                 _write_maps(folder, index, number, None, recording.geometries[index], options)
             if fixed is None:
-                results.append(_still(recording.frames[index]))
+                results.append(still(recording.frames[index]))
                 continue
             results.append(
                 _correct_slice(registrar, recording, index, kept[index], fixed, mask, of_slice, folder, options, bar)
@@ -167,13 +160,14 @@ def _describe_choice(recording: Recording, chosen: list[int | None]) -> str:
 
 
 def _points(path: Path, recording: Recording, chosen: list[int | None]) -> list[np.ndarray | None]:
-    """``[T, points, 2]`` a slice, normalised; NaN where a frame lacks one."""
+    """``[T, points, d]`` a slice, normalised; NaN where a frame lacks one."""
     shapes = [geometry.shape for geometry in recording.geometries]
-    spacings = [geometry.spacing for geometry in recording.geometries]
+    spacings = [geometry.pixel for geometry in recording.geometries]
     found = place_landmarks(path, [len(frames) for frames in recording.frames], shapes, spacings)
     for number, points in found.items():
         if chosen[number] is not None and not np.isfinite(points[chosen[number]]).any():
-            raise InputError(f"{path}: no point in frame {chosen[number]} of slice {number}, the fixed one (see --fixed-frame)")
+            where = "" if recording.of_volumes else f" of slice {number}"
+            raise InputError(f"{path}: no point in frame {chosen[number]}{where}, the fixed one (see --fixed-frame)")
     return [found.get(number) for number in range(len(recording.frames))]
 
 
@@ -195,12 +189,13 @@ def _correct_slice(
     fixed_points = None if points is None else points[np.searchsorted(kept, fixed)]
     fixed_frames = np.broadcast_to(whole[fixed], frames.shape)
     warped, inside = np.zeros_like(frames), np.zeros(frames.shape, bool)
-    motion, parts, done = np.zeros((*geometry.shape, 2, 2)), [], 0
+    d = len(geometry.axes)
+    motion, parts, done = np.zeros((*geometry.shape, d, d), np.float32), [], 0
     chosen = {name: getattr(options, name) for name in ("steps", "refine", "start", "tolerance_mm")}
-    for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, spacing=geometry.spacing[:2], **chosen):
+    for chunk in registrar.register_chunks(fixed_frames, frames, mask=mask, spacing=geometry.pixel, **chosen):
         count = len(chunk.warped)
         part = slice(done, done + count)
-        case = Case("", "", fixed_frames[part], frames[part], geometry.spacing[:2])
+        case = Case("", "", fixed_frames[part], frames[part], geometry.pixel)
         if mask is not None or chunk.left_out.any():
             case = case._replace(region=~chunk.left_out if mask is None else np.broadcast_to(mask, frames[part].shape))
         if points is not None:
@@ -236,83 +231,25 @@ def _correct_slice(
         np.concatenate([part["deviation"] for part in parts]),
         np.concatenate([part["left_out"] for part in parts]),
     )
-    return found if len(kept) == len(whole) else _among_all(found, whole)
-
-
-def _among_all(found: Corrected, frames: np.ndarray) -> Corrected:
-    """What was found for the frames that were registered, among all: the others stay as they came, with the status "blank"."""
-
-    def spread(values: np.ndarray | None, fill: float | np.ndarray = np.nan) -> np.ndarray | None:
-        if values is None:
-            return None
-        all_values = np.empty((len(frames), *values.shape[1:]), values.dtype)
-        all_values[:] = fill
-        all_values[found.kept] = values
-        return all_values
-
-    def spread_list(values: list[Any], fill: Any) -> list[Any]:
-        of_frame = dict(zip(found.kept.tolist(), values, strict=True))
-        return [of_frame.get(number, fill) for number in range(len(frames))]
-
-    return found._replace(
-        position=spread(found.position),
-        warped=spread(found.warped, frames),
-        inside=spread(found.inside, True),
-        largest_mm=spread(found.largest_mm, 0.0),
-        mean_mm=spread(found.mean_mm, 0.0),
-        before=Metrics(*map(spread, found.before)),
-        after=Metrics(*map(spread, found.after)),
-        parameters=spread_list(found.parameters, _NOTHING),
-        points=spread(found.points),
-        points_covariance=spread(found.points_covariance),
-        statuses=spread_list(found.statuses, BLANK),
-        deviation_mm=spread(found.deviation_mm),
-        left_out=spread(found.left_out, 0),
-    )
-
-
-def _still(frames: np.ndarray) -> Corrected:
-    """A slice of which no frame can be registered."""
-    none = np.zeros(0)
-    metrics = Metrics(*[None] * 5, *[none] * 4)
-    empty, motion = frames[:0], np.zeros((*frames.shape[1:], 2, 2))
-    unseen = empty.astype(bool)
-    found = Corrected(
-        None,
-        np.zeros(0, int),
-        none,
-        empty,
-        unseen,
-        none,
-        none,
-        metrics,
-        metrics,
-        [],
-        None,
-        None,
-        motion,
-        [],
-        none,
-        none.astype(int),
-    )
-    return _among_all(found, frames)
+    return among_all(found, whole)
 
 
 def _write_maps(folder: Path, index: int, number: int, one: Registration | None, geometry: Geometry, options: Options) -> None:
     """Of one frame of a slice; None of one that is blank."""
     names = [LOG_JACOBIAN, *map_names(uncertainty=options.uncertainty, strain=options.strain)]
-    frame = f"slice_{index}/frame_{number:04d}.nii.gz"
+    of_slice = f"slice_{index}/" if len(geometry.axes) == 2 else ""
+    frame = f"{of_slice}frame_{number:04d}.nii.gz"
     write_frame_maps(folder, frame, one, geometry, names, fields=options.fields)
 
 
 def _write_parameters(path: Path, results: list[Corrected]) -> None:
     described = [
         {
-            "slice": index,
+            **({} if result.warped.ndim == 4 else {"slice": index}),
             "fixed_frame": result.fixed,
             "convention": CONVENTION,
             "frames": [
-                {"status": status} | {name: frame[name] for name in _NOTHING}
+                {"status": status} | {name: frame[name] for name in _DESCRIBED}
                 for status, frame in zip(result.statuses, result.parameters, strict=True)
             ],
         }
@@ -323,7 +260,8 @@ def _write_parameters(path: Path, results: list[Corrected]) -> None:
 
 def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, Any]:
     """The numbers that are kept of a chunk."""
-    lengths = np.linalg.norm(to_px(chunk.displacement, geometry.shape) * np.asarray(geometry.spacing[:2]), axis=-1)
+    lengths = np.linalg.norm(to_px(chunk.displacement, geometry.shape) * np.asarray(geometry.pixel), axis=-1)
+    everywhere = tuple(range(1, lengths.ndim))
     pairs = [chunk.frame(t) for t in range(len(chunk.warped))]
     carried = covariance = None
     if case.fixed_landmarks is not None:
@@ -332,14 +270,14 @@ def _summary(chunk: Registration, case: Case, geometry: Geometry) -> dict[str, A
             for of in ("points", "covariance")
         )
     return {
-        "largest": lengths.max(axis=(1, 2)),
-        "mean": lengths.mean(axis=(1, 2)),
+        "largest": lengths.max(axis=everywhere),
+        "mean": lengths.mean(axis=everywhere),
         "before": measure(case, np.zeros_like(chunk.displacement)),
         "after": measure(case, chunk.displacement),
         "parameters": [pair.describe() for pair in pairs],
         "points": carried,
         "covariance": covariance,
         "statuses": chunk.status,
-        "deviation": chunk.deviation(coarse_points(2)).mean(axis=(1, 2)),
-        "left_out": chunk.left_out.sum(axis=(1, 2)),
+        "deviation": np.array([pair.deviation(coarse_points(len(everywhere))).mean() for pair in pairs]),
+        "left_out": chunk.left_out.sum(axis=everywhere),
     }

@@ -5,6 +5,7 @@ folder of its name in OUT; where SLURM, Open MPI or JAX's variables start severa
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -27,6 +28,7 @@ from r2n2_jax.io.dicom import OrderBy
 from r2n2_jax.io.files import check_output, new_folder
 from r2n2_jax.io.images import read_image, read_mask, write_image
 from r2n2_jax.io.recording import Recording, read_recording
+from r2n2_jax.io.stacking import as_asked
 from r2n2_jax.pretrained import package
 from r2n2_jax.registration.registrar import Registrar, load
 
@@ -55,11 +57,17 @@ class Arguments(Options):
     """Of a TIFF series of several channels: the one that is registered, counted from 0."""
     spacing: tuple[float, float] | None = None
     """Millimetres between pixels along x and y, for a series whose files hold none."""
+    slices: bool = False
+    """Of a series of volumes: register each slice by itself. By default so where slices are thick, more than 4 pixels apart, or
+    were not recorded at the same times."""
+    volumes: bool = False
+    """Of a series: register all slices of a frame together, as a volume. By default so where slices are thin."""
     mask: Path | None = None
     """An image on the fixed one's grid, not zero where refinement and the image measures look; by default everywhere but at
     burnt-in text and the ground around an aperture."""
     points: Path | None = None
-    """Of a series: a landmark file (slice, frame, point, x_mm, y_mm); those of the fixed frame are carried to all others."""
+    """Of a series: a landmark file (slice, frame, point, x_mm, y_mm; of volumes z_mm and no slice); those of the fixed frame
+    are carried to all others."""
 
 
 def command() -> int:
@@ -84,10 +92,14 @@ def main() -> None:
         print(f"written: {arguments.output}")
         return
     outputs = _outputs(arguments)
-    make_cores_devices()
-    registrar = _load(arguments)
+    first = next(iter(outputs))
+    read = {first: _read(first, arguments)}
+    if not read[first][0].of_volumes:  # a volume is registered by all cores together
+        make_cores_devices()
+    load_once = functools.cache(functools.partial(_load, arguments))
     for path, output in list(outputs.items())[jax.process_index() :: jax.process_count()]:
-        _series(registrar, path, output, arguments)
+        recording, said = read.pop(path, None) or _read(path, arguments)
+        _series(load_once(ndim=recording.frames[0].ndim - 1), path, recording, said, output, arguments)
         print(f"written: {output}")
 
 
@@ -110,7 +122,7 @@ def _outputs(arguments: Arguments) -> dict[Path, Path]:
 
 
 def _refuse_series_options(arguments: Arguments) -> None:
-    for name in ("fixed_frame", "fields", "order_by", "channel", "spacing", "points"):
+    for name in ("fixed_frame", "fields", "order_by", "channel", "spacing", "points", "slices", "volumes"):
         if getattr(arguments, name) != getattr(Arguments, name):
             raise InputError(f"--{name.replace('_', '-')} is for --series; a pair has no use for it")
 
@@ -148,13 +160,21 @@ def _pair(arguments: Arguments) -> None:
     print(pair_line(result.status))
 
 
-def _series(registrar: Registrar, path: Path, output: Path, arguments: Arguments) -> None:
+def _read(path: Path, arguments: Arguments) -> tuple[Recording, str]:
+    """A series, of slices or of volumes, and why it is which."""
     recording = _with_spacing(path, read_recording(path, order_by=arguments.order_by, channel=arguments.channel), arguments)
+    return as_asked(path, recording, slices=arguments.slices, volumes=arguments.volumes)
+
+
+def _series(registrar: Registrar, path: Path, recording: Recording, said: str, output: Path, arguments: Arguments) -> None:
     frames = recording.frames
     needed = [len(blank) < len(of_slice) for blank, of_slice in zip(recording.blank, frames, strict=True)]
     masks = None if arguments.mask is None else read_mask(arguments.mask, recording.geometries, needed=needed)
-    count, (height, width) = len(frames[0]), frames[0].shape[1:]
-    print(f"{len(frames)} slice(s), {count} frames in the order of {recording.order}, {width} x {height} pixels")
+    count, (height, width) = len(frames[0]), frames[0].shape[-2:]
+    slices = recording.frames[0].shape[1] if recording.of_volumes else len(frames)
+    print(f"{slices} slice(s), {count} frames in the order of {recording.order}, {width} x {height} pixels")
+    if said:
+        print(said)
     for remark in recording.remarks():
         print(f"{path}: {remark}")
     options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})

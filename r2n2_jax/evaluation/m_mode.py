@@ -35,14 +35,14 @@ def summed_motion(displacement: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The products of the displacement's components with each other, summed up over frames: sums of parts can be added.
 
     Args:
-        displacement: ``[T, H, W, 2]``, normalised.
+        displacement: ``[T, *spatial, d]``, normalised.
         geometry: of one frame.
 
     Returns:
-        ``[H, W, 2, 2]``, square millimetres. Its trace is the sum of the squared lengths.
+        ``[*spatial, d, d]``, square millimetres. Its trace is the sum of the squared lengths.
     """
-    millimetres = to_px(displacement, geometry.shape) * np.asarray(geometry.spacing[:2])
-    return np.einsum("thwi,thwj->hwij", millimetres, millimetres)
+    millimetres = to_px(displacement, geometry.shape) * np.asarray(geometry.pixel)
+    return np.einsum("t...i,t...j->...ij", millimetres, millimetres)
 
 
 def line_of_motion(motion: np.ndarray, seen: np.ndarray, geometry: Geometry) -> Line:
@@ -55,13 +55,10 @@ def line_of_motion(motion: np.ndarray, seen: np.ndarray, geometry: Geometry) -> 
         seen: ``[H, W]`` bool, the pixels that may be chosen; those near the image's border never are.
         geometry: of one frame.
     """
-    within = np.zeros(seen.shape, bool)
-    within[tuple(slice(n // _BORDER, n - n // _BORDER) for n in seen.shape)] = True
-    squared = np.where(within & seen if (within & seen).any() else within, np.trace(motion, axis1=-2, axis2=-1), -1.0)
-    row, column = np.unravel_index(np.argmax(squared), squared.shape)
+    row, column = most_moved(motion, seen)
     direction = np.linalg.eigh(motion[row, column])[1][:, -1]
     direction *= -1.0 if direction[1] < 0 else 1.0
-    spacing, size = np.asarray(geometry.spacing[:2]), np.asarray(geometry.shape[::-1])
+    spacing, size = np.asarray(geometry.pixel), np.asarray(geometry.shape[::-1])
     middle, step = np.array([column, row], float), direction / spacing
     reach = 0.5 * _LONGEST * max(spacing * size)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -70,6 +67,14 @@ def line_of_motion(motion: np.ndarray, seen: np.ndarray, geometry: Geometry) -> 
     last = min(reach, *np.max(to_borders, axis=0)[step != 0])
     count = max(2, round((last - first) / min(spacing)) + 1)
     return Line(middle + np.linspace(first, last, count)[:, None] * step, last - first)
+
+
+def most_moved(motion: np.ndarray, seen: np.ndarray) -> tuple[int, ...]:
+    """The pixel that moves most, of ``motion [*spatial, d, d]`` and those ``seen [*spatial]``, but for those near a border."""
+    within = np.zeros(seen.shape, bool)
+    within[tuple(slice(n // _BORDER, n - n // _BORDER) for n in seen.shape)] = True
+    squared = np.where(within & seen if (within & seen).any() else within, np.trace(motion, axis1=-2, axis2=-1), -1.0)
+    return tuple(int(index) for index in np.unravel_index(np.argmax(squared), squared.shape))
 
 
 def along(frames: np.ndarray, line: Line, *, order: int = 1) -> np.ndarray:

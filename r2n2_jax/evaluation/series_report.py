@@ -3,13 +3,13 @@
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from r2n2_jax.evaluation import figures, html
+from r2n2_jax.evaluation.corrected import Corrected, slice_names
 from r2n2_jax.evaluation.m_mode import draw_m_mode, line_of_motion
-from r2n2_jax.evaluation.metrics import Metrics
+from r2n2_jax.evaluation.planes import Plane, planes
 from r2n2_jax.evaluation.stages import draw_stages
 from r2n2_jax.evaluation.statuses import (
     MEANING,
@@ -32,57 +32,21 @@ _ANIMATIONS, _VIEWER, _FIGURES = 1_500_000, 5_000_000, 2_000_000
 _FIGURE, _DPI = 80_000, 90
 
 
-class Corrected(NamedTuple):
-    """One slice, registered.
-
-    Attributes:
-        fixed: index of the fixed frame; None where no frame of the slice was registered.
-        kept: ``[N]``, the frames that were registered; the others are blank: as they came, measures NaN, no displacement.
-        position: ``[T]``, where in its motion each frame is.
-        warped: ``[T, H, W]``, in the recording's own intensities.
-        inside: ``[T, H, W]`` bool, where ``warped`` shows something.
-        largest_mm: ``[T]``, the longest displacement.
-        mean_mm: ``[T]``, the mean one.
-        before: measures of every frame against the fixed one.
-        after: the same, registered.
-        parameters: each frame's local transformations, described.
-        points: ``[T, points, 2]`` normalised, the fixed frame's landmarks carried to every frame; or None.
-        points_covariance: ``[T, points, 2, 2]``, how sure their places are, square millimetres along the image's axes; or None.
-        motion: ``[H, W, 2, 2]``, the displacements' products, summed up over the frames ``kept``, see ``m_mode``.
-        statuses: a word a frame, see ``registration.trust``; of a blank frame "blank".
-        deviation_mm: ``[T]``, the displacement's standard deviation, the mean over the pixels.
-        left_out: ``[T]``, how many pixels did not count, as something is painted there.
-    """
-
-    fixed: int | None
-    kept: np.ndarray
-    position: np.ndarray
-    warped: np.ndarray
-    inside: np.ndarray
-    largest_mm: np.ndarray
-    mean_mm: np.ndarray
-    before: Metrics
-    after: Metrics
-    parameters: list[dict[str, Any]]
-    points: np.ndarray | None
-    points_covariance: np.ndarray | None
-    motion: np.ndarray
-    statuses: list[str]
-    deviation_mm: np.ndarray
-    left_out: np.ndarray
-
-
 def write_series_report(folder: Path, recording: Recording, results: list[Corrected]) -> None:
-    """Writes ``frames.csv``, an animation of every slice that is not blank, and ``report.html``."""
+    """Writes ``frames.csv``, an animation of every slice that is not blank, or of three planes, and ``report.html``."""
     _write_frames(folder / "frames.csv", recording, results)
-    for index, (frames, result, geometry) in enumerate(zip(recording.frames, results, recording.geometries, strict=True)):
-        if result.fixed is None:
-            continue
-        most = _ANIMATIONS // len(results)
-        gif = figures.animate_series(frames, result.warped, aspect=geometry.aspect, most_bytes=most)
-        (folder / f"slice_{index}.gif").write_bytes(gif)
-    page = html.document("Motion correction", _page(recording, results, folder))
+    shown = planes(recording, results)
+    for plane in shown:
+        if results[plane.of].fixed is not None:
+            most = _ANIMATIONS // len(shown)
+            gif = figures.animate_series(plane.frames, plane.warped, aspect=plane.aspect, most_bytes=most)
+            _animation(folder, plane).write_bytes(gif)
+    page = html.document("Motion correction", _page(recording, results, shown, folder))
     (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _animation(folder: Path, plane: Plane) -> Path:
+    return folder / f"{plane.file}.gif"
 
 
 def write_points(path: Path, recording: Recording, results: list[Corrected], names: list[str]) -> None:
@@ -91,7 +55,7 @@ def write_points(path: Path, recording: Recording, results: list[Corrected], nam
     carried = {}
     for index, result in known.items():
         geometry = recording.geometries[index]
-        carried[index] = points_to_px(result.points, geometry.shape) * np.asarray(geometry.spacing[:2])
+        carried[index] = points_to_px(result.points, geometry.shape) * np.asarray(geometry.pixel)
     write_landmarks(path, carried, {index: result.points_covariance for index, result in known.items()}, names=names)
 
 
@@ -103,6 +67,7 @@ def _write_frames(path: Path, recording: Recording, results: list[Corrected]) ->
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
+        names = slice_names(results)
         for index, result in enumerate(results):
             columns = [recording.times[index], result.position, result.before.mse, result.after.mse]
             columns += [result.before.ncc, result.after.ncc, result.after.folded, result.mean_mm, result.largest_mm]
@@ -110,16 +75,16 @@ def _write_frames(path: Path, recording: Recording, results: list[Corrected]) ->
             for frame in range(len(result.warped)):
                 values = ["" if c is None or np.isnan(c[frame]) else f"{c[frame]:.6g}" for c in columns]
                 found = result.parameters[frame]
-                writer.writerow([index, frame, result.statuses[frame], *values, found["steps"], found["stopped"]])
+                writer.writerow([names[index], frame, result.statuses[frame], *values, found["steps"], found["stopped"]])
 
 
 def summary_rows(results: list[Corrected]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a slice a row."""
+    """Header and rows: a slice a row; of volumes one."""
     header = ["slice", "fixed frame", "MSE before", "after", "NCC before", "after", "worse frames", "folded, %", "largest, mm"]
     rows = []
-    for index, result in enumerate(results):
+    for name, result in zip(slice_names(results), results, strict=True):
         if result.fixed is None:
-            rows.append([str(index), "blank", *[""] * (len(header) - 2)])
+            rows.append([name, "blank", *[""] * (len(header) - 2)])
             continue
         others = result.kept[result.kept != result.fixed]
         pairs = [(result.before.mse, result.after.mse), (result.before.ncc, result.after.ncc)]
@@ -127,7 +92,7 @@ def summary_rows(results: list[Corrected]) -> tuple[list[str], list[list[str]]]:
         worse = int(np.sum((result.after.mse > result.before.mse)[others]))
         rows.append(
             [
-                str(index),
+                name,
                 str(result.fixed),
                 *similarity,
                 f"{worse} of {len(others)}",
@@ -138,8 +103,8 @@ def summary_rows(results: list[Corrected]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _page(recording: Recording, results: list[Corrected], folder: Path) -> Iterator[str]:
-    yield from _statuses(recording, results)
+def _page(recording: Recording, results: list[Corrected], shown: list[Plane], folder: Path) -> Iterator[str]:
+    yield from _statuses(results, shown)
     yield html.paragraph(f"Frames in the order of {recording.order}.")
     if not recording.spacing_known:
         yield html.paragraph("The files hold no spacing: millimetres are pixels here.")
@@ -149,24 +114,34 @@ def _page(recording: Recording, results: list[Corrected], folder: Path) -> Itera
     yield html.table(*summary_rows(results))
     yield from _sequences(results)
     viewed = [
-        Viewed(frames, result.warped, result.fixed, geometry.aspect, _captions(result), result.statuses)
-        for frames, result, geometry in zip(recording.frames, results, recording.geometries, strict=True)
+        Viewed(
+            plane.frames,
+            plane.warped,
+            results[plane.of].fixed,
+            plane.aspect,
+            _captions(results[plane.of]),
+            results[plane.of].statuses,
+            plane.what,
+            plane.place,
+        )
+        for plane in shown
     ]
     yield from viewer(viewed, most_bytes=_VIEWER)
     for index, result in enumerate(results):
         if result.fixed is not None:
-            yield from _slice(recording, results, index, folder)
+            yield from _slice(recording, result, [plane for plane in shown if plane.of == index], folder, share=len(shown))
 
 
-def _statuses(recording: Recording, results: list[Corrected]) -> Iterator[str]:
+def _statuses(results: list[Corrected], shown: list[Plane]) -> Iterator[str]:
     """How many frames are good, what it means where not all are, and pictures of those that failed."""
     statuses = [result.statuses for result in results]
-    yield html.table(*status_rows(statuses))
+    yield html.table(*status_rows(statuses, slice_names(results)))
     if not all_good(statuses):
         yield html.paragraph(MEANING)
+    first = {plane.of: plane for plane in reversed(shown)}
     failed = [
-        FailedFrame(f"slice {index}, frame {t}", frames[result.fixed], frames[t], result.warped[t], geometry.aspect)
-        for index, (frames, result, geometry) in enumerate(zip(recording.frames, results, recording.geometries, strict=True))
+        FailedFrame(f"{one.name.lower()}, frame {t}", one.frames[result.fixed], one.frames[t], one.warped[t], one.aspect)
+        for result, (_, one) in zip(results, sorted(first.items()), strict=True)
         for t in frames_of(result.statuses, FAILED)
     ]
     if failed:
@@ -196,26 +171,28 @@ def _captions(result: Corrected) -> list[str]:
     return captions
 
 
-def _slice(recording: Recording, results: list[Corrected], index: int, folder: Path) -> Iterator[str]:
-    """The pictures of one slice, coarser where there are many slices."""
-    frames, geometry, result, name = recording.frames[index], recording.geometries[index], results[index], f"Slice {index}"
-    dpi = min(_DPI, round(_DPI * (_FIGURES / (3 * _FIGURE * len(results))) ** 0.5))
-    line = line_of_motion(result.motion, result.inside.all(axis=0), geometry)
-    m_mode = draw_m_mode(frames, result.warped, result.inside, line, result.fixed, aspect=geometry.aspect)
-    said = "The line lies where the frames move most, along that motion. What moves draws waves, what stays draws stripes."
-    yield html.figure(f"{name}, M-mode: a line over time", m_mode, said, kind="jpeg", dpi=dpi)
-    shown = frames[result.kept], result.warped[result.kept], result.inside[result.kept]
-    over_time = figures.draw_over_time(*shown, int(np.searchsorted(result.kept, result.fixed)), aspect=geometry.aspect)
-    said = "After: of the frames that show something there."
-    yield html.figure(f"{name}, all frames together", over_time, said, kind="jpeg", dpi=dpi)
+def _slice(recording: Recording, result: Corrected, shown: list[Plane], folder: Path, *, share: int) -> Iterator[str]:
+    """The pictures of one slice, or of the planes of volumes, coarser where there are many."""
+    dpi = min(_DPI, round(_DPI * (_FIGURES / (3 * _FIGURE * share)) ** 0.5))
+    for plane in shown:
+        line = line_of_motion(plane.motion, plane.inside.all(axis=0), plane.geometry)
+        m_mode = draw_m_mode(plane.frames, plane.warped, plane.inside, line, result.fixed, aspect=plane.aspect)
+        said = "The line lies where the frames move most, along that motion. What moves draws waves, what stays draws stripes."
+        yield html.figure(f"{plane.name}, M-mode: a line over time", m_mode, said, kind="jpeg", dpi=dpi)
+        kept = plane.frames[result.kept], plane.warped[result.kept], plane.inside[result.kept]
+        over_time = figures.draw_over_time(*kept, int(np.searchsorted(result.kept, result.fixed)), aspect=plane.aspect)
+        said = "After: of the frames that show something there."
+        yield html.figure(f"{plane.name}, all frames together", over_time, said, kind="jpeg", dpi=dpi)
+        animation = _animation(folder, plane).read_bytes()
+        yield html.picture(f"{plane.name}, before and after", "gif", animation, "Left: before.")
     curves = {
         "position in the motion (first principal component of the frames)": {"": result.position},
         "displacement, mm": {"mean": result.mean_mm, "standard deviation": result.deviation_mm},
         "masked MSE": {"before": result.before.mse, "after": result.after.mse},
     }
-    times, label = recording.times[index], "seconds"
+    times, label = recording.times[shown[0].of], "seconds"
     if times is None:
-        times, label = np.arange(len(frames)), "frame"
+        times, label = np.arange(len(result.warped)), "frame"
     drawn = figures.draw_curves(times, curves, result.fixed, axis_label=label)
+    name = "Volumes" if recording.of_volumes else shown[0].name
     yield html.figure(f"{name}, frame by frame", drawn, dpi=dpi)
-    yield html.picture(f"{name}, before and after", "gif", (folder / f"slice_{index}.gif").read_bytes(), "Left: before.")

@@ -87,13 +87,13 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def status_rows(statuses: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a slice a row, its uncertain and its failed frames named."""
+def status_rows(statuses: Sequence[Sequence[str]], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a slice a row, its uncertain and its failed frames named; slices are called by their ``names``."""
     rows = []
-    for index, one in enumerate(statuses):
+    for name, one in zip(names, statuses, strict=True):
         counts = [str(len(frames_of(one, status))) for status in STATUSES]
         named = [ranges(frames_of(one, status)) or "none" for status in (UNCERTAIN, FAILED)]
-        rows.append([str(index), *(["", "", "", BLANK, BLANK] if set(one) == {BLANK} else counts + named)])
+        rows.append([name, *(["", "", "", BLANK, BLANK] if set(one) == {BLANK} else counts + named)])
     return ["slice", *STATUSES, "uncertain frames", "failed frames"], rows
 
 

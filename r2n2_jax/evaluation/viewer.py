@@ -30,6 +30,8 @@ class Viewed(NamedTuple):
         aspect: height of a pixel over its width.
         captions: a line a frame.
         statuses: a word a frame.
+        what: "slice" or "plane".
+        place: which one it is.
     """
 
     frames: np.ndarray
@@ -38,6 +40,8 @@ class Viewed(NamedTuple):
     aspect: float
     captions: list[str]
     statuses: list[str]
+    what: str = "slice"
+    place: str = ""
 
 
 class Scale(NamedTuple):
@@ -88,6 +92,8 @@ def _embedded(one: Viewed, scale: Scale) -> dict:
     numbers = range(0, len(one.frames), scale.stride)
     fixed = None if one.fixed is None else next(_pictures(one, one.frames[one.fixed][None], scale.side))
     return {
+        "what": one.what,
+        "place": one.place,
         "numbers": list(numbers),
         "total": len(one.frames),
         "fixed": fixed,

@@ -35,10 +35,14 @@ class Geometry(NamedTuple):
         return tuple(axis for axis, n in enumerate(self.size) if n > 1)
 
     @property
+    def pixel(self) -> tuple[float, ...]:
+        """Millimetres between the pixels of the image as an array, in ``(x, y[, z])`` order."""
+        return tuple(self.spacing[axis] for axis in self.axes)
+
+    @property
     def aspect(self) -> float:
         """Height of a pixel over its width, in the plane of the image's first two axes."""
-        x, y = self.axes[:2]
-        return self.spacing[y] / self.spacing[x]
+        return self.pixel[1] / self.pixel[0]
 
     @property
     def is_placed(self) -> bool:

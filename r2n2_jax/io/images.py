@@ -34,7 +34,8 @@ class Image(NamedTuple):
     is_array: bool = False
 
 
-_LEAST_PIXELS = {2: 8, 3: 6}  # along every axis: a stack may have few slices
+LEAST_SLICES = 6
+_LEAST_PIXELS = {2: 8, 3: LEAST_SLICES}  # along every axis: a stack may have few slices
 _VALUES_AT_ONCE = 1 << 23  # of a long file: compressed ones are decoded from their beginning for every part
 
 ImageLike = np.ndarray | sitk.Image | Image

@@ -1,7 +1,7 @@
 """Landmark files: CSV with the columns ``slice, frame, point, x_mm, y_mm`` (``slice`` may be missing where there is one).
 
 Positions are millimetres along the image's rows (x) and columns (y) from the centre of its first pixel; slices and frames
-count from 0; the same ``point`` is the same tissue in every frame.
+count from 0; the same ``point`` is the same tissue in every frame. In volumes points have a ``z_mm`` and no slice.
 """
 
 import csv
@@ -15,19 +15,21 @@ from r2n2_jax.io.geometry import points_from_px
 
 _OUTSIDE = 1.05  # a landmark may lie on the border, or a little beyond it
 _MOST = 100_000  # frames or slices: a number beyond is a mistake
-_COLUMNS = ("slice", "frame", "point", "x_mm", "y_mm")
+_SLICE, _COLUMNS, _POSITION = "slice", ("frame", "point"), ("x_mm", "y_mm", "z_mm")
 _ELLIPSE = ("major_mm", "minor_mm", "angle_degrees")
+_DEVIATIONS = ("deviation_x_mm", "deviation_y_mm", "deviation_z_mm")
 
 
-def read_landmarks(path: Path, *, slices: int = 1) -> dict[int, np.ndarray]:
+def read_landmarks(path: Path, *, slices: int = 1, axes: int = 2) -> dict[int, np.ndarray]:
     """The landmarks of each slice.
 
     Args:
         path: the file.
         slices: how many the series has; of several, every row must name its own.
+        axes: 2, or 3 of volumes.
 
     Returns:
-        ``[frames, points, 2]`` float64 a slice, millimetres, points in the order of their names; NaN where a frame lacks one.
+        ``[frames, points, axes]`` float64 a slice, millimetres, points in their names' order; NaN where a frame lacks one.
 
     Raises:
         InputError: where the file is missing, empty, lacks a column or holds a value that is none.
@@ -35,14 +37,14 @@ def read_landmarks(path: Path, *, slices: int = 1) -> dict[int, np.ndarray]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
-            needed = _COLUMNS if slices > 1 else _COLUMNS[1:]
+            needed = (*((_SLICE,) if slices > 1 else ()), *_COLUMNS, *_POSITION[:axes])
             missing = [name for name in needed if name not in (reader.fieldnames or ())]
             if missing:
                 found = ", ".join(reader.fieldnames or ()) or "none"
                 raise InputError(
                     f"{path}: no column {', '.join(missing)}; found {found}, needed {', '.join(needed)}, set off by commas"
                 )
-            rows = [_row(path, line, row, slices) for line, row in enumerate(reader, start=2)]
+            rows = [_row(path, line, row, slices, axes) for line, row in enumerate(reader, start=2)]
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -53,44 +55,45 @@ def read_landmarks(path: Path, *, slices: int = 1) -> dict[int, np.ndarray]:
     frames: dict[int, int] = {}
     for number, frame, *_ in rows:
         frames[number] = max(frames.get(number, 0), frame + 1)
-    found = {number: np.full((count, len(names), 2), np.nan) for number, count in frames.items()}
-    for number, frame, name, x, y in rows:
+    found = {number: np.full((count, len(names), axes), np.nan) for number, count in frames.items()}
+    for number, frame, name, position in rows:
         points = found[number]
         if not np.isnan(points[frame, names[name], 0]):
-            raise InputError(f"{path}: point {name} is there twice in frame {frame} of slice {number}")
-        points[frame, names[name]] = x, y
+            where = f"frame {frame}" + (f" of slice {number}" if axes == 2 else "")
+            raise InputError(f"{path}: point {name} is there twice in {where}")
+        points[frame, names[name]] = position
     return found
 
 
 def place_landmarks(
     path: Path, frames: Sequence[int], shapes: Sequence[tuple[int, ...]], spacings: Sequence[tuple[float, ...]]
 ) -> dict[int, np.ndarray]:
-    """The landmarks of a series' slices where they lie in its images.
+    """The landmarks of a series' slices, or of its volumes, where they lie in its images.
 
     Args:
         path: the file.
         frames: how many each slice has.
-        shapes: ``(H, W)`` of each slice.
-        spacings: millimetres along ``(x, y)`` of each.
+        shapes: ``(H, W)`` of each slice, ``(D, H, W)`` of volumes.
+        spacings: millimetres along ``(x, y[, z])`` of each.
 
     Returns:
-        ``[frames, points, 2]`` a slice, normalised; NaN where a frame lacks one.
+        ``[frames, points, d]`` a slice, normalised; NaN where a frame lacks one.
 
     Raises:
         InputError: see ``read_landmarks``; or where a slice, frame or position is none of the series.
     """
-    result = {}
-    for number, points_mm in read_landmarks(path, slices=len(frames)).items():
+    result, axes = {}, len(shapes[0])
+    for number, points_mm in read_landmarks(path, slices=len(frames), axes=axes).items():
+        of_slice = f" of slice {number}" if axes == 2 else ""
         if number >= len(frames) or len(points_mm) > frames[number]:
             known = f"the frames 0 to {frames[number] - 1}" if number < len(frames) else f"the slices 0 to {len(frames) - 1}"
-            raise InputError(f"{path}: a point in frame {len(points_mm) - 1} of slice {number}; the series has {known}")
+            raise InputError(f"{path}: a point in frame {len(points_mm) - 1}{of_slice}; the series has {known}")
         whole = np.full((frames[number], *points_mm.shape[1:]), np.nan)
         whole[: len(points_mm)] = points_mm
-        result[number] = points_from_px(whole / np.asarray(spacings[number][:2]), shapes[number])
+        result[number] = points_from_px(whole / np.asarray(spacings[number]), shapes[number])
         if np.any(np.abs(result[number][np.isfinite(result[number])]) > _OUTSIDE):
-            raise InputError(
-                f"{path}: a landmark of slice {number} lies outside the image; x_mm, y_mm count from its first pixel"
-            )
+            counted = ", ".join(_POSITION[:axes])
+            raise InputError(f"{path}: a landmark{of_slice} lies outside the image; {counted} count from its first pixel")
     return result
 
 
@@ -107,40 +110,45 @@ def write_landmarks(
     *,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Writes ``[frames, points, 2]`` millimetres a slice; NaN points are left out.
+    """Writes ``[frames, points, d]`` millimetres a slice, or of volumes; NaN points are left out.
 
     Of covariances ``[frames, points, 2, 2]`` it writes the ellipses of one standard deviation: half their axes, and the angle
-    from x towards y of the longer one.
+    from x towards y of the longer one; in volumes the standard deviation along each axis.
     """
+    axes = next(iter(slices.values())).shape[-1]
+    spread = () if covariances is None else _ELLIPSE if axes == 2 else _DEVIATIONS
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*_COLUMNS, *(() if covariances is None else _ELLIPSE)])
+        writer.writerow([*((_SLICE,) if axes == 2 else ()), *_COLUMNS, *_POSITION[:axes], *spread])
         for number, points in slices.items():
             labels = [f"{index:03d}" for index in range(points.shape[1])] if names is None else names
             for frame, row in enumerate(points):
-                for index, (label, (x, y)) in enumerate(zip(labels, row, strict=True)):
-                    if np.isfinite([x, y]).all():
-                        axes = () if covariances is None else _ellipse(covariances[number][frame, index])
-                        writer.writerow([number, frame, label, f"{x:.4f}", f"{y:.4f}", *axes])
+                for index, (label, position) in enumerate(zip(labels, row, strict=True)):
+                    if np.isfinite(position).all():
+                        sure = () if covariances is None else _spread(covariances[number][frame, index])
+                        where = [*((number,) if axes == 2 else ()), frame, label]
+                        writer.writerow([*where, *(f"{millimetres:.4f}" for millimetres in position), *sure])
 
 
-def _ellipse(covariance: np.ndarray) -> list[str]:
+def _spread(covariance: np.ndarray) -> list[str]:
+    if len(covariance) == 3:
+        return [f"{deviation:.4f}" for deviation in np.sqrt(np.maximum(np.diagonal(covariance), 0.0))]
     variances, axes = np.linalg.eigh(covariance)
     minor, major = np.sqrt(np.maximum(variances, 0.0))
     degrees = np.degrees(np.arctan2(axes[1, 1], axes[0, 1])) % 180.0
     return [f"{major:.4f}", f"{minor:.4f}", f"{degrees:.1f}"]
 
 
-def _row(path: Path, line: int, row: dict[str, str], slices: int) -> tuple[int, int, str, float, float]:
+def _row(path: Path, line: int, row: dict[str, str], slices: int, axes: int) -> tuple[int, int, str, list[float]]:
     try:
-        number = int(row["slice"] if slices > 1 else row.get("slice") or 0)
+        number = int(row[_SLICE] if slices > 1 else (row.get(_SLICE) or 0) if axes == 2 else 0)
         frame = int(row["frame"])
-        x, y = float(row["x_mm"]), float(row["y_mm"])
+        position = [float(row[name]) for name in _POSITION[:axes]]
     except (TypeError, ValueError) as error:
         given = ", ".join(str(value) for value in row.values())
         raise InputError(f"{path}, line {line}: {given} is not {', '.join(map(str, row))} ({error})") from error
     if not row["point"]:
         raise InputError(f"{path}, line {line}: the point has no name")
-    if max(number, frame) > _MOST or min(number, frame) < 0 or not np.isfinite([x, y]).all():
+    if max(number, frame) > _MOST or min(number, frame) < 0 or not np.isfinite(position).all():
         raise InputError(f"{path}, line {line}: slices and frames count from 0, positions are finite numbers of millimetres")
-    return number, frame, row["point"], x, y
+    return number, frame, row["point"], position

@@ -23,11 +23,11 @@ NUMBERED = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """Slices over time, and how to write frames like them.
+    """Slices over time, or volumes, and how to write frames like them.
 
     Attributes:
-        frames: ``[T, H, W]`` float32 a slice.
-        geometries: of one frame of each slice.
+        frames: ``[T, H, W]`` float32 a slice; of volumes one array, ``[T, D, H, W]``.
+        geometries: of one frame of each slice, or of one volume.
         order: what the frames' order in time was taken from.
         times: seconds from the first frame, ``[T]`` a slice, or None where they are not known.
         spacing_known: False where the files hold none.
@@ -50,6 +50,11 @@ class Recording:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blank", [_blank(frames) for frames in self.frames])
+
+    @property
+    def of_volumes(self) -> bool:
+        """Whether it holds volumes and no slices."""
+        return self.frames[0].ndim == 4
 
     @property
     def kept(self) -> list[np.ndarray]:

@@ -81,11 +81,16 @@ def around(quieted: Array, noise: Array, mask: Array | None = None) -> Around:
         mask: ``[*spatial]`` bool, the pixels that a neighbourhood is made of; by default all.
     """
     shape = quieted.shape[:-1]
-    left = noise**2 / (1.0 + 4.0 * jnp.pi * _blur(noise) ** 2) ** (len(shape) / 2)
     windows = [0.5 * _WINDOW * (n - 1) for n in shape]
     mean = _mean_around(quieted[..., 0], mask, windows)
     variance = _mean_around((quieted[..., 0] - mean) ** 2, mask, windows)
-    return Around(mean, jnp.sqrt(variance + _FLOOR**2 + _NOISE_FLOOR * left))
+    return Around(mean, jnp.sqrt(variance + _FLOOR**2 + _NOISE_FLOOR * left_noise(noise, len(shape))))
+
+
+@functools.partial(jax.jit, static_argnames="d")
+def left_noise(noise: Array, d: int) -> Array:
+    """The variance of the noise that ``quiet`` leaves in an image of ``d`` axes, given its standard deviation before."""
+    return noise**2 / (1.0 + 4.0 * jnp.pi * _blur(noise) ** 2) ** (d / 2)
 
 
 @jax.jit

@@ -29,7 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from r2n2_jax.ops.gaussian import FreeGaussians, displacement, displacement_and_determinant, from_free
-from r2n2_jax.ops.grid import components, coordinates
+from r2n2_jax.ops.grid import components, coordinates, half_extent
+from r2n2_jax.ops.local_contrast import left_noise
 from r2n2_jax.ops.warp import inside, sample
 from r2n2_jax.registration.rows import all_rows, field_rows, products
 
@@ -154,6 +155,28 @@ def gain(problem: Problem, free: FreeGaussians) -> tuple[Array, Array]:
     different = jnp.maximum(total((problem.still - problem.fixed) ** 2), jnp.finfo(jnp.float32).tiny)
     agreed = 2.0 * total(problem.fixed * (warped - problem.still))
     return agreed / different, 1.0 - total((warped - problem.fixed) ** 2) / different
+
+
+def gain_beyond_noise(problem: Problem, free: FreeGaussians) -> Array:
+    """How much of the images' mean squared difference a displacement explains, but for the noise that interpolation takes.
+
+    Between two pixels at the fraction ``a`` linear interpolation leaves ``1 - 2 a (1 - a)`` of the variance of white noise:
+    what it takes away is charged. So of noise alone it is zero, but for what chance finds; of detail as fine as a pixel, which
+    interpolation smooths as well, it is positive.
+    """
+    d = problem.points.shape[-1]
+    moved = problem.points + displacement(from_free(free), problem.points)
+    counted = inside(moved) & problem.counted
+    warped = (sample(problem.moving, moved)[..., 0] - problem.mean) / problem.scale
+    extent = half_extent(problem.moving.shape[:-1])
+    part = [((at + 1.0) * half) % 1.0 for at, half in zip(components(moved), extent, strict=True)]
+    taken = left_noise(problem.noise, d) / problem.scale**2 * (1.0 - math.prod(1.0 - 2.0 * a * (1.0 - a) for a in part))
+
+    def total(values: Array) -> Array:
+        return jnp.sum(jnp.where(counted, values, 0.0))
+
+    different = jnp.maximum(total((problem.still - problem.fixed) ** 2), jnp.finfo(jnp.float32).tiny)
+    return 1.0 - total((warped - problem.fixed) ** 2 + taken) / different
 
 
 def flat(free: FreeGaussians) -> Array:

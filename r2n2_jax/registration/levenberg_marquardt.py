@@ -17,7 +17,17 @@ from r2n2_jax.ops.gaussian import (
 )
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.registration.contrast import contrast_problem
-from r2n2_jax.registration.least_squares import OUTLIER, Problem, flat, gain, normal_equations, objective, pose, unflat
+from r2n2_jax.registration.least_squares import (
+    OUTLIER,
+    Problem,
+    flat,
+    gain,
+    gain_beyond_noise,
+    normal_equations,
+    objective,
+    pose,
+    unflat,
+)
 
 Array = jax.Array
 
@@ -31,6 +41,7 @@ _SHARPNESS, _SLIDE_BELOW, _BACK = 30.0, 0.4, 0.1
 LEAST_DETERMINANT = 0.1  # above zero by what a finer grid may find in between
 _LEAST_GAIN = 0.5  # in units of the noise: twice what chance finds in still images
 _BEYOND_NOISE = 0.5  # of the difference: noise, smoothed between pixels, leaves more
+_BY_CHANCE = 2.0  # so often what as many numbers explain of noise, of as many voxels
 _FOLD_PIXELS = {2: 32, 3: 16}  # per axis, for the slope of the smallest determinant
 
 
@@ -73,7 +84,7 @@ def refine(
     Gaussians are ``taken``: by its objective the result is never worse than no registration. Every step tries three dampings
     and takes the best of those that lower the objective and bring the map near no fold; where there is none, the damping grows;
     one that hardly lowers it is the last. Of large images a lattice of pixels is looked at. In the end weights are none where
-    the images agree no more by them than noise would, see ``least_squares.gain``.
+    the images agree no more by them than noise would, see ``least_squares.gain``, of volumes ``gain_beyond_noise``.
 
     Args:
         fixed: ``[*spatial, 1]``, standardised.
@@ -143,9 +154,7 @@ def refine(
 
     state = _State(first, *judge(contrast(first), first), jnp.asarray(_FIRST_DAMPING), jnp.asarray(False))
     last, losses = jax.lax.scan(unless_settled, state, None, length=iterations)
-    problem = contrast(last.free)
-    agreed, explained = gain(problem, last.free)
-    earned = (agreed >= _LEAST_GAIN * problem.noise) | (explained >= _BEYOND_NOISE)
+    earned = _is_no_noise(contrast(last.free), last.free)
     found = last.free._replace(weight=jnp.where(earned, last.free.weight, 0.0))
     return Refined(from_free(found), jnp.concatenate([state.loss[None], losses]))
 
@@ -194,6 +203,16 @@ def best_fraction(
     judged = _objectives(contrast_problem(fixed, moving, mask), fractions, tv_weight)
     judged = jnp.where(plain <= plain[_FRACTIONS.index(0.0)], judged, jnp.inf)
     return from_free(_lowest(fractions, judged))
+
+
+def _is_no_noise(problem: Problem, free: FreeGaussians) -> Array:
+    """Whether the images agree more by a displacement than noise would."""
+    if free.position.shape[-1] == 2:
+        agreed, explained = gain(problem, free)
+        return (agreed >= _LEAST_GAIN * problem.noise) | (explained >= _BEYOND_NOISE)
+    used = jnp.sum(jnp.any(free.weight != 0, axis=-1))
+    numbers = used * sum(part.shape[-1] for part in free)
+    return gain_beyond_noise(problem, free) > _BY_CHANCE * numbers / jnp.maximum(jnp.sum(problem.counted), 1)
 
 
 def _steepest(free: FreeGaussians, d: int) -> Array:

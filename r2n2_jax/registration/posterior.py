@@ -63,7 +63,8 @@ def posterior(
     fitted = jnp.ones(len(rows)) if taken is None else jnp.tile(taken, len(rows) // len(taken)).astype(jnp.float32)
     rows = fitted[:, None] * rows
     pixels = jnp.maximum(jnp.sum(counted), 1)
-    smooth = tv_weight * jnp.outer(fitted, fitted) * total_variation(free)[1] + _PRIOR / jnp.sum(fitted) * jnp.eye(len(rows))
+    prior = _PRIOR / jnp.maximum(jnp.sum(fitted), 1.0) * jnp.eye(len(rows))
+    smooth = tv_weight * jnp.outer(fitted, fitted) * total_variation(free)[1] + prior
     curvature = rows @ rows.T / pixels + smooth
     per_axis = _TILES[problem.points.shape[-1]]
     tiles = jnp.clip(((problem.points + 1.0) * (per_axis / 2)).astype(int), 0, per_axis - 1)

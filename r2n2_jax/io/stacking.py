@@ -1,0 +1,97 @@
+"""Slices that lie one behind the other as volumes: whether a recording's do, and whether they are thin enough for it."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from r2n2_jax.errors import InputError
+from r2n2_jax.io.images import LEAST_SLICES
+from r2n2_jax.io.recording import Recording
+
+_THIN = 4.0  # how many pixels apart slices may lie
+_EVEN = 0.1  # of the distance between slices
+_UPRIGHT = 0.995  # the cosine between a stack's normal and its slices'
+
+
+def as_asked(path: Path, recording: Recording, *, slices: bool, volumes: bool) -> tuple[Recording, str]:
+    """A recording's slices, or its volumes: as they are asked for, else by how thick they are.
+
+    Args:
+        path: of the recording, for what is said of it.
+        recording: slices.
+        slices: they are asked for.
+        volumes: they are asked for.
+
+    Returns:
+        the recording, and a line of what was done; empty where there was nothing to decide.
+
+    Raises:
+        InputError: where both are asked for, or volumes of slices that make up none.
+    """
+    if slices and volumes:
+        raise InputError("--slices and --volumes; name one of them")
+    fault = _fault(recording)
+    if volumes and fault is not None:
+        raise InputError(f"{path}: --volumes, but {fault}; leave it out")
+    count = len(recording.frames)
+    if slices or count == 1:
+        return recording, ""
+    each = f"each of {count} slices is registered by itself"
+    if fault is not None:
+        return recording, f"{each}: {fault}"
+    apart, pixel = float(np.linalg.norm(_step(recording))), max(recording.geometries[0].pixel)
+    lie = f"slices lie {apart:.3g} mm apart, pixels {pixel:.3g}"
+    if volumes or (apart <= _THIN * pixel and recording.shared_times):
+        whole = stacked(recording)
+        size = " x ".join(map(str, whole.geometries[0].size))
+        return whole, f"volumes of {size} are registered: {lie}" + ("" if volumes else " (--slices: each slice by itself)")
+    why = lie if apart > _THIN * pixel else "they were not recorded at the same times"
+    return recording, f"{each}: {why} (--volumes: all of a frame together)"
+
+
+def stacked(recording: Recording) -> Recording:
+    """The slices of every frame as a volume; written as slices again, in the recording's own format."""
+    first, step = recording.geometries[0], _step(recording)
+    apart = float(np.linalg.norm(step))
+    direction = np.reshape(first.direction, (3, 3)).copy()
+    direction[:, 2] = step / apart
+    geometry = first._replace(
+        size=(*first.size[:2], len(recording.frames)),
+        spacing=(*first.spacing[:2], apart),
+        direction=tuple(direction.ravel().tolist()),
+    )
+
+    def write(folder: Path, registered: Sequence[np.ndarray]) -> Path:
+        return recording.write(folder, [registered[0][:, index] for index in range(len(recording.frames))])
+
+    volumes = np.stack(recording.frames, axis=1)
+    return dataclasses.replace(recording, frames=[volumes], geometries=[geometry], times=recording.times[:1], write=write)
+
+
+def _fault(recording: Recording) -> str | None:
+    """Why the slices make up no volume."""
+    first = recording.geometries[0]
+    if len(first.size) != 3:
+        return "the file does not say where its slices lie"
+    if len(recording.frames) < LEAST_SLICES:
+        return f"a volume needs at least {LEAST_SLICES} slices, and there are {len(recording.frames)}"
+    if len({frames.shape for frames in recording.frames}) > 1:
+        return "they are not of one size and number of frames"
+    if not all(np.allclose(one.direction, first.direction, atol=1e-3) for one in recording.geometries):
+        return "they are not parallel"
+    origins = np.array([geometry.origin for geometry in recording.geometries])
+    step = _step(recording)
+    apart = np.linalg.norm(step)
+    if np.abs(np.diff(origins, axis=0) - step).max() > _EVEN * apart or apart == 0:
+        return "they do not lie evenly one behind the other"
+    if abs(step @ np.reshape(first.direction, (3, 3))[:, 2]) < _UPRIGHT * apart:
+        return "each lies shifted against the one before"
+    return None
+
+
+def _step(recording: Recording) -> np.ndarray:
+    """From one slice to the next, millimetres."""
+    first, last = (np.asarray(recording.geometries[index].origin) for index in (0, -1))
+    return (last - first) / max(len(recording.geometries) - 1, 1)
