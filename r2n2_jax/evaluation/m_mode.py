@@ -45,8 +45,8 @@ def summed_motion(displacement: np.ndarray, geometry: Geometry) -> np.ndarray:
     return np.einsum("t...i,t...j->...ij", millimetres, millimetres)
 
 
-def line_of_motion(motion: np.ndarray, seen: np.ndarray, geometry: Geometry) -> Line:
-    """The line through the pixel that moves most, along the direction in which it moves.
+def line_of_motion(motion: np.ndarray, seen: np.ndarray, geometry: Geometry, through: tuple[int, int] | None = None) -> Line:
+    """The line through the pixel that moves most, or a given one, along the direction in which it moves.
 
     Displacements of both signs are motion: the root of their mean square is what is largest there, not their mean.
 
@@ -54,8 +54,9 @@ def line_of_motion(motion: np.ndarray, seen: np.ndarray, geometry: Geometry) -> 
         motion: ``[H, W, 2, 2]``, see ``summed_motion``.
         seen: ``[H, W]`` bool, the pixels that may be chosen; those near the image's border never are.
         geometry: of one frame.
+        through: row and column.
     """
-    row, column = most_moved(motion, seen)
+    row, column = most_moved(motion, seen) if through is None else through
     direction = np.linalg.eigh(motion[row, column])[1][:, -1]
     direction *= -1.0 if direction[1] < 0 else 1.0
     spacing, size = np.asarray(geometry.pixel), np.asarray(geometry.shape[::-1])

@@ -25,6 +25,7 @@ class Plane(NamedTuple):
         inside: ``[T, H, W]`` bool, where they show something.
         motion: ``[H, W, 2, 2]``, see ``m_mode``, along the plane.
         geometry: of one picture.
+        through: row and column of the voxel of volumes that moves most; None of a slice.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Plane(NamedTuple):
     inside: np.ndarray
     motion: np.ndarray
     geometry: Geometry
+    through: tuple[int, int] | None = None
 
     @property
     def aspect(self) -> float:
@@ -93,4 +95,5 @@ def _through_volumes(frames: np.ndarray, result: Corrected, geometry: Geometry) 
             *(cut(array, 1) for array in (frames, result.warped, result.inside)),
             motion,
             pixel_grid(motion.shape[:2])._replace(spacing=pixel),
+            (len(motion) - 1 - at[down] if down == 0 else at[down], at[across]),
         )

@@ -175,7 +175,7 @@ def _slice(recording: Recording, result: Corrected, shown: list[Plane], folder: 
     """The pictures of one slice, or of the planes of volumes, coarser where there are many."""
     dpi = min(_DPI, round(_DPI * (_FIGURES / (3 * _FIGURE * share)) ** 0.5))
     for plane in shown:
-        line = line_of_motion(plane.motion, plane.inside.all(axis=0), plane.geometry)
+        line = line_of_motion(plane.motion, plane.inside.all(axis=0), plane.geometry, plane.through)
         m_mode = draw_m_mode(plane.frames, plane.warped, plane.inside, line, result.fixed, aspect=plane.aspect)
         said = "The line lies where the frames move most, along that motion. What moves draws waves, what stays draws stripes."
         yield html.figure(f"{plane.name}, M-mode: a line over time", m_mode, said, kind="jpeg", dpi=dpi)
