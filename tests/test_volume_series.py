@@ -262,6 +262,11 @@ def test_of_no_local_transformation_there_is_no_doubt():
     np.testing.assert_array_equal(posterior(fixed, moving, gaussians, taken=jnp.zeros(4, bool), outlier=2.0), 0.0)
 
 
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_the_command_registers_a_series_of_volumes(command, frames, tmp_path):
     path = series_file(tmp_path / "breath.nii.gz", frames)
     place = np.array([[-0.1, 0.1, 0.0], [0.3, -0.2, 0.3]])
@@ -289,7 +294,7 @@ def test_the_command_registers_a_series_of_volumes(command, frames, tmp_path):
     seen = np.isfinite(resampled) & (ours != 0)  # ITK's images reach half a voxel beyond the outermost centres
     assert seen.mean() > 0.8
     np.testing.assert_allclose(ours[seen], resampled[seen], atol=0.05)
-    moved = [row for row in csv.DictReader((tmp_path / "out" / "points.csv").open()) if row["frame"] == "2"]
+    moved = [row for row in table(tmp_path / "out" / "points.csv") if row["frame"] == "2"]
     found = np.array([[float(row[name]) for name in ("x_mm", "y_mm", "z_mm")] for row in moved])
     before = np.linalg.norm((truth[2] - truth[0]) * half, axis=-1)
     after = np.linalg.norm(found - (truth[2] + 1) * half, axis=-1)
@@ -298,7 +303,7 @@ def test_the_command_registers_a_series_of_volumes(command, frames, tmp_path):
     described = json.loads((tmp_path / "out" / "parameters.json").read_text())
     assert [sorted(one) for one in described] == [["convention", "fixed_frame", "frames"]]
     assert len(described[0]["frames"][0]["offset"]) == 3
-    rows = list(csv.DictReader((tmp_path / "out" / "frames.csv").open()))
+    rows = table(tmp_path / "out" / "frames.csv")
     assert {row["slice"] for row in rows} == {"all"}
     assert float(rows[2]["tre_after_mm"]) < 0.3 * float(rows[2]["tre_before_mm"])
     assert rows[0]["steps"] == "0"

@@ -25,8 +25,9 @@ from r2n2_jax.evaluation.series_report import summary_rows
 from r2n2_jax.evaluation.statuses import left_out_line, pair_line, series_line
 from r2n2_jax.evaluation.tables import print_table
 from r2n2_jax.io.dicom import OrderBy
+from r2n2_jax.io.dicom_volume import read_image_or_folder
 from r2n2_jax.io.files import check_output, new_folder
-from r2n2_jax.io.images import read_image, read_mask, write_image
+from r2n2_jax.io.images import read_mask, write_image
 from r2n2_jax.io.recording import Recording, read_recording
 from r2n2_jax.io.stacking import as_asked
 from r2n2_jax.pretrained import package
@@ -44,7 +45,7 @@ class Arguments(Options):
     output: Path = dataclasses.field(kw_only=True)
     """A new folder for everything that is written."""
     fixed: Path | None = None
-    """Of a pair: the image that stays, of any format that SimpleITK reads."""
+    """Of a pair: the image that stays, of any format that SimpleITK reads, or a folder of DICOM slices."""
     moving: Path | None = None
     """Of a pair: the image that is brought into its position."""
     sample: bool = False
@@ -128,7 +129,7 @@ def _refuse_series_options(arguments: Arguments) -> None:
 
 
 def _pair(arguments: Arguments) -> None:
-    fixed, moving = read_image(arguments.fixed), read_image(arguments.moving)
+    fixed, moving = read_image_or_folder(arguments.fixed), read_image_or_folder(arguments.moving)
     mask = None if arguments.mask is None else read_mask(arguments.mask, [fixed.geometry])[0]
     if fixed.pixels.ndim == 2:  # a volume is registered by all cores together
         make_cores_devices()

@@ -54,29 +54,40 @@ def read_dicom_series(paths: Iterable[Path], *, order_by: OrderBy | None = None)
         InputError: where a file cannot be read, the files are of several series, sizes or spacings, no slice has two frames, or
             the order is missing or ambiguous.
     """
-    paths = list(paths)
-    frames = [frame for path in paths for frame in read_header(path)]
-    if not frames:
-        raise InputError(f"{paths[0]}: no image in this DICOM file, nor in any beside it")
+    frames = frames_of_series(paths)
     folder = frames[0].path.parent
-    series = sorted({frame.series for frame in frames})
-    if len(series) > 1:
-        raise InputError(f"{folder}: files of {len(series)} series ({', '.join(series)}); put each into a folder of its own")
-    planes = [_in_slices(plane) for plane in _in_planes(frames)]
+    planes = [in_slices(plane) for plane in in_planes(frames)]
     chosen = max(planes, key=lambda plane: sum(map(len, _whole(plane))))
     slices = _whole(chosen)
     if not slices:
         if len(frames) == 1:
             raise InputError(f"{frames[0].path}: one frame; at least two are needed: name the folder of them all ({folder}?)")
         raise InputError(f"{folder}: {len(chosen)} slice(s) of one frame; at least two frames of a slice are needed")
-    _check_same([frame for members in slices for frame in members])
+    check_same([frame for members in slices for frame in members])
     key = _choose_order(folder, slices, order_by)
     left_out = [_describe_slice(members, len(slices[0])) for members in chosen if len(members) != len(slices[0])]
     left_out += [_describe_plane(plane) for plane in planes if plane is not chosen]
     return [_in_time(members, key) for members in slices], left_out
 
 
-def _in_planes(frames: list[DicomFrame]) -> list[list[DicomFrame]]:
+def frames_of_series(paths: Iterable[Path]) -> list[DicomFrame]:
+    """All frames of some files, at least one.
+
+    Raises:
+        InputError: where a file cannot be read, there is no image, or the files are of several series.
+    """
+    paths = list(paths)
+    frames = [frame for path in paths for frame in read_header(path)]
+    if not frames:
+        raise InputError(f"{paths[0]}: no image in this DICOM file, nor in any beside it")
+    series = sorted({frame.series for frame in frames})
+    if len(series) > 1:
+        folder = frames[0].path.parent
+        raise InputError(f"{folder}: files of {len(series)} series ({', '.join(series)}); put each into a folder of its own")
+    return frames
+
+
+def in_planes(frames: list[DicomFrame]) -> list[list[DicomFrame]]:
     """The frames of one orientation each."""
     planes: list[list[DicomFrame]] = []
     for frame in frames:
@@ -89,7 +100,7 @@ def _in_planes(frames: list[DicomFrame]) -> list[list[DicomFrame]]:
     return planes
 
 
-def _in_slices(plane: list[DicomFrame]) -> list[list[DicomFrame]]:
+def in_slices(plane: list[DicomFrame]) -> list[list[DicomFrame]]:
     """The frames of one place each, along the normal. Of one slice they may lie a little apart, as scanners write them."""
     ordered = sorted(plane, key=_place)
     apart = _SAME_SLICE * _depth(plane[0])
@@ -131,7 +142,12 @@ def _depth(frame: DicomFrame) -> float:
     return frame.depth or min(_LEAST_DEPTH_MM, 10 * min(frame.spacing or (1.0,)))
 
 
-def _check_same(frames: list[DicomFrame]) -> None:
+def check_same(frames: list[DicomFrame]) -> None:
+    """Refuses frames of several sizes or spacings.
+
+    Raises:
+        InputError: where they have, or a spacing is not positive.
+    """
     first = frames[0]
     for frame in frames:
         for what in ("size", "spacing"):
@@ -190,12 +206,16 @@ def _in_time(members: list[DicomFrame], key: OrderBy) -> DicomSlice:
                 f"{frame.path}: lies at {frame.position}, {first.path.name} of the same slice at {first.position}; its frames "
                 "need one place"
             )
-    row, column = np.asarray(first.orientation[:3]), np.asarray(first.orientation[3:])
-    direction = np.stack([row, column, np.cross(row, column)], axis=1)
-    spacing = (*(first.spacing or (1.0, 1.0)), 1.0)
-    geometry = Geometry((*first.size, 1), spacing, first.position, tuple(direction.ravel().tolist()))
     times = None
     if key.endswith("-time"):
         times = np.array([frame.keys[key] for frame in frames])
         times = times - times[0]
-    return DicomSlice(frames, geometry, times, key)
+    return DicomSlice(frames, geometry_of(first), times, key)
+
+
+def geometry_of(frame: DicomFrame) -> Geometry:
+    """Where a frame lies, as a volume of one slice."""
+    row, column = np.asarray(frame.orientation[:3]), np.asarray(frame.orientation[3:])
+    direction = np.stack([row, column, np.cross(row, column)], axis=1)
+    spacing = (*(frame.spacing or (1.0, 1.0)), 1.0)
+    return Geometry((*frame.size, 1), spacing, frame.position, tuple(direction.ravel().tolist()))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from r2n2_jax.errors import InputError
+from r2n2_jax.io.geometry import Geometry
 from r2n2_jax.io.images import LEAST_SLICES
 from r2n2_jax.io.recording import Recording
 
@@ -32,7 +33,7 @@ def as_asked(path: Path, recording: Recording, *, slices: bool, volumes: bool) -
     """
     if slices and volumes:
         raise InputError("--slices and --volumes; name one of them")
-    fault = _fault(recording)
+    fault = fault_of(recording.geometries)
     if volumes and fault is not None:
         raise InputError(f"{path}: --volumes, but {fault}; leave it out")
     count = len(recording.frames)
@@ -41,7 +42,7 @@ def as_asked(path: Path, recording: Recording, *, slices: bool, volumes: bool) -
     each = f"each of {count} slices is registered by itself"
     if fault is not None:
         return recording, f"{each}: {fault}"
-    apart, pixel = float(np.linalg.norm(_step(recording))), max(recording.geometries[0].pixel)
+    apart, pixel = float(np.linalg.norm(_step(recording.geometries))), max(recording.geometries[0].pixel)
     lie = f"slices lie {apart:.3g} mm apart, pixels {pixel:.3g}"
     if volumes or (apart <= _THIN * pixel and recording.shared_times):
         whole = stacked(recording)
@@ -53,45 +54,47 @@ def as_asked(path: Path, recording: Recording, *, slices: bool, volumes: bool) -
 
 def stacked(recording: Recording) -> Recording:
     """The slices of every frame as a volume; written as slices again, in the recording's own format."""
-    first, step = recording.geometries[0], _step(recording)
-    apart = float(np.linalg.norm(step))
-    direction = np.reshape(first.direction, (3, 3)).copy()
-    direction[:, 2] = step / apart
-    geometry = first._replace(
-        size=(*first.size[:2], len(recording.frames)),
-        spacing=(*first.spacing[:2], apart),
-        direction=tuple(direction.ravel().tolist()),
-    )
 
     def write(folder: Path, registered: Sequence[np.ndarray]) -> Path:
         return recording.write(folder, [registered[0][:, index] for index in range(len(recording.frames))])
 
-    volumes = np.stack(recording.frames, axis=1)
+    volumes, geometry = np.stack(recording.frames, axis=1), stack(recording.geometries)
     return dataclasses.replace(recording, frames=[volumes], geometries=[geometry], times=recording.times[:1], write=write)
 
 
-def _fault(recording: Recording) -> str | None:
-    """Why the slices make up no volume."""
-    first = recording.geometries[0]
+def stack(slices: Sequence[Geometry]) -> Geometry:
+    """The grid of a volume, given those of its slices, of which ``fault_of`` has none to tell."""
+    first, step = slices[0], _step(slices)
+    apart = float(np.linalg.norm(step))
+    direction = np.reshape(first.direction, (3, 3)).copy()
+    direction[:, 2] = step / apart
+    size, spacing = (*first.size[:2], len(slices)), (*first.spacing[:2], apart)
+    return first._replace(size=size, spacing=spacing, direction=tuple(direction.ravel().tolist()))
+
+
+def fault_of(slices: Sequence[Geometry]) -> str | None:
+    """Why slices make up no volume, in words; None where they do."""
+    first = slices[0]
     if len(first.size) != 3:
         return "the file does not say where its slices lie"
-    if len(recording.frames) < LEAST_SLICES:
-        return f"a volume needs at least {LEAST_SLICES} slices, and there are {len(recording.frames)}"
-    if len({frames.shape for frames in recording.frames}) > 1:
-        return "they are not of one size and number of frames"
-    if not all(np.allclose(one.direction, first.direction, atol=1e-3) for one in recording.geometries):
+    if len(slices) < LEAST_SLICES:
+        return f"a volume needs at least {LEAST_SLICES} slices, and there are {len(slices)}"
+    if len({one.size for one in slices}) > 1:
+        return "they are not of one size"
+    if not all(np.allclose(one.direction, first.direction, atol=1e-3) for one in slices):
         return "they are not parallel"
-    origins = np.array([geometry.origin for geometry in recording.geometries])
-    step = _step(recording)
+    step, steps = _step(slices), np.diff([one.origin for one in slices], axis=0)
     apart = np.linalg.norm(step)
-    if np.abs(np.diff(origins, axis=0) - step).max() > _EVEN * apart or apart == 0:
-        return "they do not lie evenly one behind the other"
+    uneven = np.abs(steps - step).max(axis=1)
+    if apart == 0 or uneven.max() > _EVEN * apart:
+        widest = int(np.argmax(np.linalg.norm(steps, axis=1)))
+        return f"they do not lie evenly one behind the other (farthest apart those of numbers {widest} and {widest + 1}, from 0)"
     if abs(step @ np.reshape(first.direction, (3, 3))[:, 2]) < _UPRIGHT * apart:
         return "each lies shifted against the one before"
     return None
 
 
-def _step(recording: Recording) -> np.ndarray:
+def _step(slices: Sequence[Geometry]) -> np.ndarray:
     """From one slice to the next, millimetres."""
-    first, last = (np.asarray(recording.geometries[index].origin) for index in (0, -1))
-    return (last - first) / max(len(recording.geometries) - 1, 1)
+    first, last = (np.asarray(slices[index].origin) for index in (0, -1))
+    return (last - first) / max(len(slices) - 1, 1)
