@@ -1,5 +1,6 @@
 """Maps that are written beside registered images on request, ``[*spatial]``: how sure, and what is stretched."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from r2n2_jax.registration.result import Registration
 UNCERTAINTY, LOG_JACOBIAN, STRAINS = "uncertainty", "log_jacobian", ("largest_strain", "smallest_strain")
 
 _COARSE = 32  # per axis
+_MOST_POINTS = 1 << 19  # at which derivatives are held together
 
 
 def map_names(*, uncertainty: bool, strain: bool) -> list[str]:
@@ -31,12 +33,27 @@ def maps(one: Registration, names: list[str]) -> Iterator[tuple[str, np.ndarray]
     if UNCERTAINTY in names:
         yield UNCERTAINTY, one.uncertainty()
     if LOG_JACOBIAN in names or STRAINS[0] in names:
-        deformation = one.jacobian(np.asarray(coordinates(one.warped.shape)))
-        if LOG_JACOBIAN in names:
-            yield LOG_JACOBIAN, logarithm(deformation.determinant)
-        if STRAINS[0] in names:
-            strains = deformation.strains
-            yield from zip(STRAINS, (strains[..., 0], strains[..., -1]), strict=True)
+        wanted = [LOG_JACOBIAN] * (LOG_JACOBIAN in names) + [*STRAINS] * (STRAINS[0] in names)
+        found = {name: np.empty(one.warped.shape, np.float32) for name in wanted}
+        for part, points in _slabs(one.warped.shape):
+            deformation = one.jacobian(points)
+            if LOG_JACOBIAN in names:
+                found[LOG_JACOBIAN][part] = logarithm(deformation.determinant)
+            if STRAINS[0] in names:
+                strains = deformation.strains
+                found[STRAINS[0]][part], found[STRAINS[1]][part] = strains[..., 0], strains[..., -1]
+        yield from found.items()
+
+
+def _slabs(shape: tuple[int, ...]) -> Iterator[tuple[slice, np.ndarray]]:
+    """The points of an image's rows, or of a volume's planes, a part at a time."""
+    across = np.asarray(coordinates((2, *shape[1:])))[0]
+    heights, size = np.asarray(coordinates(shape[:1]))[:, 0], max(1, _MOST_POINTS // math.prod(shape[1:]))
+    for start in range(0, shape[0], size):
+        part = slice(start, start + size)
+        points = np.repeat(across[None], len(heights[part]), axis=0)
+        points[..., -1] = heights[part].reshape(-1, *(1,) * (len(shape) - 1))
+        yield part, points
 
 
 def write_frame_maps(

@@ -149,7 +149,10 @@ def _pair(arguments: Arguments) -> None:
         covered = f"{100 * result.covered.mean():.0f} %"
         print(f"by position the moving image covers {covered} of the fixed one, on whose grid the results are")
     case = pair_case(fixed, result, mask, landmarks=sample_landmarks() if arguments.sample else None)
-    before, after = measure(case, np.zeros_like(result.displacement)[None]), measure(case, result.displacement[None])
+    before, after = (
+        measure(case, np.zeros((1, *result.displacement.shape), np.float32)),
+        measure(case, result.displacement[None]),
+    )
     print(f"masked MSE of the standardised images: {before.mse[0]:.4f} before, {after.mse[0]:.4f} after")
     print(f"NCC: {before.ncc[0]:.4f} before, {after.ncc[0]:.4f} after; folded {100 * after.folded[0]:.3f} %")
     if after.tre_mm is not None:

@@ -1,5 +1,6 @@
 """What a displacement field is judged by, pair by pair, at the images' own resolution; one NumPy number a pair, ``[N]``."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from r2n2_jax.ops.warp import inside, sample, sample_nearest, warp
 Array = jax.Array
 
 _LEAST_DETERMINANT = 1e-3
+_MOST_PIXELS = 1 << 22  # whose derivatives are held together
 
 
 class Metrics(NamedTuple):
@@ -48,10 +50,13 @@ class Metrics(NamedTuple):
 
 def measure(case: Case, displacement: np.ndarray) -> Metrics:
     """Judges fields ``[N, *spatial, d]``, normalised; landmarks are carried by the field's linear interpolation."""
-    determinants = np.asarray(_determinants(displacement))
-    axes = tuple(range(1, determinants.ndim))
+    folded, spread = zip(*(_folds_and_spread(field) for field in displacement), strict=True)
     region = np.ones(case.fixed.shape, bool) if case.region is None else case.region
-    similarity = _similarity(case.fixed, case.moving, displacement, region)
+    images = case.fixed, case.moving, displacement, region
+    if displacement.ndim == 4:
+        similarity = _similarity(*images)
+    else:
+        similarity = np.array([_similarity_of_volumes(*pair) for pair in zip(*images, strict=True)]).T
     missed_mm = missed_px = None
     if case.fixed_landmarks is not None:
         carried = case.fixed_landmarks + np.asarray(_at(displacement, case.fixed_landmarks))
@@ -66,14 +71,28 @@ def measure(case: Case, displacement: np.ndarray) -> Metrics:
         dice=None if case.fixed_masks is None else _dice(case, displacement),
         mse=np.asarray(similarity[0]),
         ncc=np.asarray(similarity[1]),
-        folded=np.mean(determinants <= 0, axis=axes),
-        sd_log_jacobian=np.std(logarithm(determinants), axis=axes),
+        folded=np.array(folded),
+        sd_log_jacobian=np.array(spread),
     )
 
 
 def logarithm(determinants: np.ndarray) -> np.ndarray:
     """The logarithm of Jacobian determinants (of 0.001 where they are below), which is as far from 0 for twice as for half."""
     return np.log(np.maximum(determinants, _LEAST_DETERMINANT))
+
+
+def _folds_and_spread(displacement: np.ndarray) -> tuple[float, float]:
+    """The fraction of the pixels that fold, and SDlogJ, of one field; of a large one a slab of planes at a time."""
+    rows, width = len(displacement), max(2, _MOST_PIXELS // math.prod(displacement.shape[1:-1]))
+    found = np.empty(displacement.shape[:-1], np.float32)
+    for start in range(0, rows, width):
+        end = min(start + width, rows)
+        first, last = max(0, min(start - 1, rows - 2)), min(end + 1, rows)
+        slab = np.array(displacement[first:last])
+        # In a slab's own units, whose first axis is shorter: a determinant has none.
+        slab[..., -1] *= (rows - 1) / (last - first - 1)
+        found[start:end] = determinant(slab)[start - first : end - first]
+    return float(np.mean(found <= 0)), float(np.std(logarithm(found), dtype=np.float64))
 
 
 def concatenate(parts: Sequence[Metrics]) -> Metrics:
@@ -134,6 +153,32 @@ def _similarity(fixed: Array, moving: Array, displacement: Array, region: Array)
     return jax.vmap(mse)(fixed, warped, mask), jax.vmap(ncc)(fixed, warped, mask)
 
 
+def _similarity_of_volumes(
+    fixed: np.ndarray, moving: np.ndarray, displacement: np.ndarray, region: np.ndarray
+) -> tuple[float, float]:
+    """As ``_similarity`` of one pair, from sums over its planes: no other field nor warped volume is held."""
+    fixed, moving = (_comparable(image, region) for image in (fixed, moving))
+    heights = np.asarray(coordinates(displacement.shape[:1]))[:, 0]
+    sums = sum(
+        np.asarray(_sums(*plane, moving), np.float64) for plane in zip(heights, fixed, displacement, region, strict=True)
+    )
+    count, squares, means, products = np.maximum(sums[0], 1.0), sums[1], sums[2:4], sums[4:]
+    power_fixed, power_warped, shared = (products - means[[0, 1, 0]] * means[[0, 1, 1]] / count) / count
+    power = power_fixed * power_warped
+    return squares / count, shared / math.sqrt(power) if power > 0 else 0.0
+
+
+@jax.jit
+def _sums(height: Array, fixed: Array, displacement: Array, region: Array, moving: Array) -> Array:
+    """Over a plane of volumes: of one, of the squared difference, of both, of their squares and their product."""
+    plane = coordinates(fixed.shape[:2])
+    there = jnp.concatenate([plane, jnp.full((*fixed.shape[:2], 1), height)], axis=-1) + displacement
+    seen = (inside(there) & region).astype(jnp.float32)
+    a, b = fixed[..., 0], sample(moving, there)[..., 0]
+    return jnp.stack([jnp.sum(seen * part) for part in (jnp.ones_like(a), (a - b) ** 2, a, b, a * a, b * b, a * b)])
+
+
+@jax.jit
 def _comparable(image: Array, region: Array) -> Array:
     return standardise(cut_outliers(image[..., None]), region, clip=False)
 
@@ -149,6 +194,3 @@ def _at(displacement: Array, points: Array) -> Array:
     # A missing landmark is NaN; its place is replaced for the sampling and stays NaN in the sum. One a little beyond the
     # border, where a field has no samples, moves as the border does.
     return jax.vmap(sample)(displacement, jnp.clip(jnp.where(jnp.isnan(points), 0.0, points), -1.0, 1.0))
-
-
-_determinants = jax.jit(jax.vmap(determinant))

@@ -66,8 +66,8 @@ def save_registration(
     if fixed.ndim == 2:
         planes = [_plane(fixed, result, counted, spacing, None, 0)]
     else:
-        motion = np.linalg.norm(to_px(result.displacement, fixed.shape) * spacing, axis=-1)
-        at = np.unravel_index(np.argmax(np.where(counted & result.inside, motion, -1.0)), fixed.shape)
+        seen = counted & result.inside
+        at = np.unravel_index(np.argmax(np.where(seen, _lengths(result.displacement, spacing), -1.0)), fixed.shape)
         planes = [_plane(fixed, result, counted, spacing, axis, int(index)) for axis, index in enumerate(at)]
     # The panels of one plane are two rows of four; of three planes, each has a row of its own.
     rows = 2 if len(planes) == 1 else len(planes)
@@ -80,6 +80,12 @@ def save_registration(
         of_plane = axes[[0, 0, 0, 1, 1, 1, 0, 1], [0, 1, 2, 0, 1, 2, 3, 3]] if len(planes) == 1 else axes[number]
         _draw(figure, of_plane, plane, masked=mask is not None, whole=bool(result.inside.all()), steps=result.steps)
     figure.savefig(path, dpi=110 if len(planes) == 1 else 75)
+
+
+def _lengths(displacement: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Of a volume's displacement ``[*spatial, 3]``, in the spacing's unit."""
+    unit = to_px(np.ones(3, np.float32), displacement.shape[:-1]) * spacing
+    return np.stack([np.linalg.norm(plane * unit, axis=-1).astype(np.float32) for plane in displacement])
 
 
 def _draw(figure: Figure, axes: np.ndarray, plane: _Plane, *, masked: bool, whole: bool, steps: int) -> None:

@@ -114,7 +114,7 @@ def points_from_px(points_px: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return points_px / np.asarray(half_extent(shape), dtype=np.float32) - 1.0
 
 
-def to_physical_mm(displacement: np.ndarray, geometry: Geometry) -> np.ndarray:
+def to_physical_mm(displacement: np.ndarray, geometry: Geometry, dtype: type = np.float64) -> np.ndarray:
     """A displacement field as ITK applies it: physical vectors, millimetres, on the file's own grid.
 
     ITK's vector is ``direction @ (displacement * (n - 1) / 2 * spacing)``; along an axis of one pixel it has no component of
@@ -123,17 +123,19 @@ def to_physical_mm(displacement: np.ndarray, geometry: Geometry) -> np.ndarray:
     Args:
         displacement: ``[*geometry.shape, d]``, normalised.
         geometry: of the fixed image.
+        dtype: of the result; a row or a plane is computed at a time, in float64.
 
     Returns:
-        ``[*reversed(geometry.size), D]`` float64, D the file's dimension.
+        ``[*reversed(geometry.size), D]``, D the file's dimension.
     """
     if displacement.shape != (*geometry.shape, len(geometry.axes)):
         raise ValueError(f"displacement of shape {displacement.shape} on a geometry of shape {geometry.shape}")
     dimension = len(geometry.size)
-    vectors = np.zeros((*displacement.shape[:-1], dimension))
-    along_axes = np.asarray(displacement, np.float64) * half_extent(geometry.shape)
-    vectors[..., list(geometry.axes)] = along_axes * np.take(geometry.spacing, geometry.axes)
-    physical = vectors @ np.reshape(geometry.direction, (dimension, dimension)).T
+    direction = np.reshape(geometry.direction, (dimension, dimension))[:, list(geometry.axes)]
+    to_mm = direction * (half_extent(geometry.shape) * np.asarray(geometry.pixel))
+    physical = np.empty((*displacement.shape[:-1], dimension), dtype)
+    for part, found in zip(displacement, physical, strict=True):
+        found[...] = np.asarray(part, np.float64) @ to_mm.T
     return physical.reshape(*reversed(geometry.size), dimension)
 
 

@@ -211,10 +211,12 @@ def write_displacement(path: Path, displacement: np.ndarray, geometry: Geometry)
 
     The field of a single slice is written as two equal slices: NIfTI readers take a vector image of one slice for a 2D one.
     """
-    vectors = to_physical_mm(displacement, geometry).astype(np.float32)
+    vectors = to_physical_mm(displacement, geometry, np.float32)
     if len(geometry.size) == 3 and geometry.size[2] == 1:
         vectors = np.repeat(vectors, 2, axis=0)
-    _write(path, sitk.GetImageFromArray(vectors, isVector=True), geometry)
+    image = sitk.GetImageFromArray(vectors, isVector=True)
+    del vectors  # a volume's are large, and ITK takes as much again to write them
+    _write(path, image, geometry)
 
 
 def _open_2d_t(path: Path) -> tuple[sitk.ImageFileReader, Geometry, tuple[int, ...]]:

@@ -88,7 +88,9 @@ def fault_of(slices: Sequence[Geometry]) -> str | None:
     uneven = np.abs(steps - step).max(axis=1)
     if apart == 0 or uneven.max() > _EVEN * apart:
         widest = int(np.argmax(np.linalg.norm(steps, axis=1)))
-        return f"they do not lie evenly one behind the other (farthest apart those of numbers {widest} and {widest + 1}, from 0)"
+        return (
+            f"they do not lie evenly one behind the other (farthest apart those of numbers {widest} and {widest + 1}, from 0)"
+        )
     if abs(step @ np.reshape(first.direction, (3, 3))[:, 2]) < _UPRIGHT * apart:
         return "each lies shifted against the one before"
     return None

@@ -1,7 +1,8 @@
 """Pixel-centre coordinates on the image domain ``[-1, 1]^d``, float32, in ``(x, y[, z])`` order."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,28 @@ def coordinates(shape: tuple[int, ...]) -> Array:
     axes = [jnp.linspace(-1.0, 1.0, n) if n > 1 else jnp.zeros(1) for n in shape]
     mesh = jnp.meshgrid(*axes, indexing="ij")
     return jnp.stack(mesh[::-1], axis=-1).astype(jnp.float32)
+
+
+def over_planes(function: Callable[..., Any], shape: tuple[int, ...], *arrays: Array) -> Any:
+    """``function(coordinates(shape), *arrays)``; of a volume a plane at a time, so that no more than a plane's points are held.
+
+    Args:
+        function: of points and arrays, each point by itself.
+        shape: ``(H, W)`` or ``(D, H, W)``.
+        arrays: ``[*shape, ...]``.
+
+    Returns:
+        what it returns, arrays ``[*shape, ...]``.
+    """
+    if len(shape) == 2:
+        return function(coordinates(shape), *arrays)
+    plane, heights = coordinates(shape[1:]), coordinates((shape[0],))[:, 0]
+
+    def one(parts: tuple[Array, ...]) -> Any:
+        height, *own = parts
+        return function(jnp.concatenate([plane, jnp.full((*plane.shape[:-1], 1), height)], axis=-1), *own)
+
+    return jax.lax.map(one, (heights, *arrays))
 
 
 def half_extent(shape: Sequence[int]) -> tuple[float, ...]:

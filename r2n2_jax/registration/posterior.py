@@ -112,4 +112,5 @@ def deviation(gaussians: Gaussians, covariance: Array, affine: Affine, points: A
         variances = jnp.diagonal(spread(gaussians, covariance, affine, row), axis1=-2, axis2=-1)
         return jnp.sqrt(jnp.maximum(jnp.sum(variances * jnp.broadcast_to(unit**2, variances.shape), axis=-1), 0.0))
 
-    return jax.lax.map(of_row, points)
+    rows = points.reshape(-1, *points.shape[-2:])
+    return jax.lax.map(of_row, rows).reshape(points.shape[:-1])

@@ -20,7 +20,7 @@ from r2n2_jax.io.geometry import Placement, same_place
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.ops.affine import Affine, carry, identity, shift
 from r2n2_jax.ops.gaussian import Gaussians, displacement
-from r2n2_jax.ops.grid import components, coordinates
+from r2n2_jax.ops.grid import components, coordinates, over_planes
 from r2n2_jax.ops.intensity import prepare, resample
 from r2n2_jax.ops.local_contrast import noise_of_pair, quiet
 from r2n2_jax.ops.warp import inside, sample
@@ -274,12 +274,13 @@ def propose(params: Any, model: ModelConfig, seen: View, *, steps: int) -> Gauss
 def _applied(
     gaussians: Gaussians, moving: Array, affine: Affine, placement: Placement, *, shape: tuple[int, ...], devices: Mesh
 ) -> Applied:
-    points = coordinates(shape)
-
     def one(gaussians: Gaussians, moving: Array, affine: Affine, placement: Placement) -> Applied:
-        local = displacement(gaussians, points)
-        field = local + shift(affine, points + local)
-        return Applied(field, *_pulled(moving, placement, points + field))
+        def at(points: Array) -> Applied:
+            local = displacement(gaussians, points)
+            field = local + shift(affine, points + local)
+            return Applied(field, *_pulled(moving, placement, points + field))
+
+        return over_planes(at, shape)
 
     own = jax.vmap(one, in_axes=(0, 0, 0, None))
     return _on_each(own, devices, (PAIRS, PAIRS, PAIRS, EVERYWHERE), PAIRS)(gaussians, moving, affine, placement)
