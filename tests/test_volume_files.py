@@ -73,6 +73,15 @@ def two_spacings(folder):
     return folder, "a series needs one spacing"
 
 
+def two_stacks(folder):
+    write_series(folder, stored())
+    write_series(folder / "other", stored(1), ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
+    for file in (folder / "other").iterdir():
+        file.rename(folder / f"other_{file.name}")
+    (folder / "other").rmdir()
+    return folder, "2 orientations (9, 9)"
+
+
 def no_spacing(folder):
     write_series(folder, stored(), drop=("PixelSpacing",))
     return folder, "no pixel spacing"
@@ -157,7 +166,8 @@ def field(folder):
 BAD = {
     one.__name__: one
     for one in (
-        *(missing_slice, over_time, few_slices, two_series, two_spacings, no_spacing, constant_dicom, cut_dicom, no_dicom),
+        *(missing_slice, over_time, few_slices, two_series, two_spacings, two_stacks, no_spacing, constant_dicom, cut_dicom),
+        no_dicom,
         *(constant, thin, narrow, sheared, five_axes, field),
     )
 }

@@ -24,6 +24,7 @@ from r2n2_jax.io.stacking import as_asked
 from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement, from_free
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.registration.least_squares import flat, gain, gain_beyond_noise, pose, unflat
+from r2n2_jax.registration.levenberg_marquardt import _is_no_noise
 from r2n2_jax.registration.posterior import posterior
 from r2n2_jax.registration.rows import products
 
@@ -106,8 +107,13 @@ def test_thin_slices_are_volumes_and_thick_ones_are_not():
     recorded_apart, said = asked(slices(shared_times=False))
     assert not recorded_apart.of_volumes
     assert "same times" in said
+    unknown, said = asked(slices(), known=False)
+    assert not unknown.of_volumes
+    assert "does not say how far apart" in said
     single, said = asked(slices(count=1))
     assert (single.of_volumes, said) == (False, "")
+    with pytest.raises(InputError, match="one slice"):
+        asked(slices(count=1), volumes=True)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +121,7 @@ def test_thin_slices_are_volumes_and_thick_ones_are_not():
     [
         (slices(count=5), "at least 6 slices"),
         (slices(step=(0.0, 2.0, 3.0)), "shifted"),
+        (slices(step=(0.0, 0.1, 3.0)), "shifted"),
         (slices(step=(0.0, 0.0, 0.0)), "evenly"),
         (
             Recording(slices().frames, [pixel_grid((20, 24))] * 8, "the file", [None] * 8, True, None),
@@ -169,7 +176,7 @@ def test_landmarks_of_volumes_have_a_height_and_no_slice(tmp_path):
     found = place_landmarks(path, [2], [(5, 9, 7)], [(1.0, 1.25, 4.0)])[0]
     np.testing.assert_allclose(found[0, 0], [3 / 3 - 1, 4 / 4 - 1, 2 / 2 - 1])
     path.write_text("slice,frame,point,x_mm,y_mm\n0,0,a,3,5\n")
-    with pytest.raises(InputError, match="no column z_mm"):
+    with pytest.raises(InputError, match=r"no column z_mm.*--slices"):
         place_landmarks(path, [2], [(5, 9, 7)], [(1.0, 1.25, 4.0)])
     path.write_text("frame,point,x_mm,y_mm,z_mm\n0,a,3,5,800\n")
     with pytest.raises(InputError, match=r"x_mm, y_mm, z_mm count from its first pixel"):
@@ -226,6 +233,20 @@ def test_what_interpolation_takes_from_noise_is_no_motion():
     assert gain(still, half)[1] == pytest.approx(0.25, abs=0.03)
     assert gain_beyond_noise(still, half) == pytest.approx(0.0, abs=0.03)
     assert gain_beyond_noise(moved, everywhere(shape, 1.0)) > 0.3
+
+
+def test_a_motion_that_few_voxels_show_is_no_noise():
+    """However many numbers it has; the control: as many numbers would explain all of so few voxels by chance."""
+    shape, count = (24, 24, 24), 20
+    seen = pose(*noisy(shape, 0.02, shift=1), None)._replace(noise=jnp.asarray(0.02))
+    few = seen._replace(counted=seen.counted & (jnp.arange(len(seen.points)) % 40 == 0))
+    one = everywhere(shape, 1.0)
+    many = FreeGaussians(*(jnp.tile(part, (count, 1)) for part in one))._replace(
+        weight=jnp.tile(one.weight / count, (count, 1))
+    )
+    assert 2 * 12 * count / int(few.counted.sum()) > 1
+    assert _is_no_noise(few, many)
+    assert not _is_no_noise(few, many._replace(weight=-many.weight))
 
 
 @pytest.mark.numerical

@@ -98,7 +98,10 @@ def main() -> None:
     if not read[first][0].of_volumes:  # a volume is registered by all cores together
         make_cores_devices()
     load_once = functools.cache(functools.partial(_load, arguments))
-    for path, output in list(outputs.items())[jax.process_index() :: jax.process_count()]:
+    own = list(outputs.items())[jax.process_index() :: jax.process_count()]
+    if first not in dict(own):  # another process's: it only told what computes
+        read.clear()
+    for path, output in own:
         recording, said = read.pop(path, None) or _read(path, arguments)
         _series(load_once(ndim=recording.frames[0].ndim - 1), path, recording, said, output, arguments)
         print(f"written: {output}")
@@ -166,8 +169,12 @@ def _pair(arguments: Arguments) -> None:
 
 def _read(path: Path, arguments: Arguments) -> tuple[Recording, str]:
     """A series, of slices or of volumes, and why it is which."""
-    recording = _with_spacing(path, read_recording(path, order_by=arguments.order_by, channel=arguments.channel), arguments)
-    return as_asked(path, recording, slices=arguments.slices, volumes=arguments.volumes)
+    recording = read_recording(path, order_by=arguments.order_by, channel=arguments.channel)
+    known = recording.spacing_known
+    if arguments.volumes and arguments.spacing is not None and not known:
+        raise InputError(f"{path}: --spacing says nothing of how far apart slices lie; volumes need a file that does")
+    recording = _with_spacing(path, recording, arguments)
+    return as_asked(path, recording, slices=arguments.slices, volumes=arguments.volumes, known=known)
 
 
 def _series(registrar: Registrar, path: Path, recording: Recording, said: str, output: Path, arguments: Arguments) -> None:
@@ -190,10 +197,12 @@ def _series(registrar: Registrar, path: Path, recording: Recording, said: str, o
     print_table(*summary_rows(results), title="every frame against the fixed one, means over the others")
     worse = np.concatenate([(one.after.mse > one.before.mse)[one.kept] for one in results]).mean()
     if worse > 0.5:
-        print(
-            f"{100 * worse:.0f} % of the frames match worse than before: the network does not know this kind of motion. "
-            "Refine its answer (--refine 20), train on series like this one (train.py --data), and look at the report."
+        remedy = (
+            "the network does not know this kind of motion. Refine its answer (--refine 20), train on series like this one "
+            "(train.py --data), and look at the report."
         )
+        remedy = "look at the report." if recording.of_volumes else remedy
+        print(f"{100 * worse:.0f} % of the frames match worse than before: {remedy}")
     print(series_line([result.statuses for result in results]))
 
 

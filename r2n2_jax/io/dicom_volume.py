@@ -8,14 +8,14 @@ from r2n2_jax.errors import InputError
 from r2n2_jax.io.dicom import find_dicom
 from r2n2_jax.io.dicom_pixels import read_dicom_pixels
 from r2n2_jax.io.dicom_series import check_same, frames_of_series, geometry_of, in_planes, in_slices
-from r2n2_jax.io.images import Image, check_pixels, read_image
+from r2n2_jax.io.images import LEAST_SLICES, Image, check_pixels, read_image
 from r2n2_jax.io.stacking import fault_of, stack
 
 
 def read_image_or_folder(path: Path) -> Image:
     """An image file, see ``read_image``, or a folder of DICOM files that make up a volume.
 
-    Of several orientations the one of the most slices is taken: the others are a localiser's.
+    Of several orientations the one of the most slices is taken, where the others have fewer than a volume: a localiser's.
 
     Raises:
         InputError: see ``read_image``; or where the folder holds no DICOM files, files of several series, several frames of one
@@ -26,7 +26,11 @@ def read_image_or_folder(path: Path) -> Image:
     files = find_dicom(path)
     if not files:
         raise InputError(f"{path}: a folder without DICOM files; name one image file, or a folder of DICOM slices")
-    slices = in_slices(max(in_planes(frames_of_series(files)), key=len))
+    planes = sorted(in_planes(frames_of_series(files)), key=len, reverse=True)
+    if len(planes) > 1 and len(planes[1]) >= LEAST_SLICES:
+        counts = ", ".join(str(len(plane)) for plane in planes)
+        raise InputError(f"{path}: slices of {len(planes)} orientations ({counts}); put each into a folder of its own")
+    slices = in_slices(planes[0])
     most = max(map(len, slices))
     if most > 1:
         raise InputError(f"{path}: up to {most} frames of one slice; a series over time is registered by --series")

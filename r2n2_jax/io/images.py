@@ -136,7 +136,7 @@ def read_mask(path: Path, geometries: Sequence[Geometry], *, needed: Sequence[bo
     if own.is_placed and first.is_placed and len(own.size) == len(first.size):
         near = np.allclose(own.origin, first.origin, rtol=0.0, atol=0.01 * min(first.spacing))
         turned = np.allclose(own.direction, first.direction, rtol=0.0, atol=0.01)
-        if not (near and turned and np.allclose(own.spacing[:2], first.spacing[:2], rtol=0.01)):
+        if not (near and turned and np.allclose(np.take(own.spacing, first.axes), first.pixel, rtol=0.01)):
             raise InputError(f"{path}: the mask lies elsewhere, {own}; what it belongs to has {first}")
     masks = list(values.reshape(shape) != 0)
     for index, mask in enumerate(masks):

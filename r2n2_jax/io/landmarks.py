@@ -41,8 +41,10 @@ def read_landmarks(path: Path, *, slices: int = 1, axes: int = 2) -> dict[int, n
             missing = [name for name in needed if name not in (reader.fieldnames or ())]
             if missing:
                 found = ", ".join(reader.fieldnames or ()) or "none"
+                of_volumes = " (volumes are registered; --slices registers each slice by itself)" if axes == 3 else ""
                 raise InputError(
                     f"{path}: no column {', '.join(missing)}; found {found}, needed {', '.join(needed)}, set off by commas"
+                    + of_volumes
                 )
             rows = [_row(path, line, row, slices, axes) for line, row in enumerate(reader, start=2)]
     except FileNotFoundError as error:
@@ -115,7 +117,7 @@ def write_landmarks(
     Of covariances ``[frames, points, 2, 2]`` it writes the ellipses of one standard deviation: half their axes, and the angle
     from x towards y of the longer one; in volumes the standard deviation along each axis.
     """
-    axes = next(iter(slices.values())).shape[-1]
+    axes = next((points.shape[-1] for points in slices.values()), 2)
     spread = () if covariances is None else _ELLIPSE if axes == 2 else _DEVIATIONS
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -13,10 +13,10 @@ from r2n2_jax.io.recording import Recording
 
 _THIN = 4.0  # how many pixels apart slices may lie
 _EVEN = 0.1  # of the distance between slices
-_UPRIGHT = 0.995  # the cosine between a stack's normal and its slices'
+_SHIFTED = 0.5  # of a pixel, from the first slice to the last: image files hold right angles alone
 
 
-def as_asked(path: Path, recording: Recording, *, slices: bool, volumes: bool) -> tuple[Recording, str]:
+def as_asked(path: Path, recording: Recording, *, slices: bool, volumes: bool, known: bool = True) -> tuple[Recording, str]:
     """A recording's slices, or its volumes: as they are asked for, else by how thick they are.
 
     Args:
@@ -24,6 +24,7 @@ def as_asked(path: Path, recording: Recording, *, slices: bool, volumes: bool) -
         recording: slices.
         slices: they are asked for.
         volumes: they are asked for.
+        known: whether the files say how far apart slices lie.
 
     Returns:
         the recording, and a line of what was done; empty where there was nothing to decide.
@@ -34,9 +35,9 @@ def as_asked(path: Path, recording: Recording, *, slices: bool, volumes: bool) -
     if slices and volumes:
         raise InputError("--slices and --volumes; name one of them")
     fault = fault_of(recording.geometries)
-    if volumes and fault is not None:
-        raise InputError(f"{path}: --volumes, but {fault}; leave it out")
     count = len(recording.frames)
+    if volumes and (fault is not None or count == 1):
+        raise InputError(f"{path}: --volumes, but {'it has one slice' if count == 1 else fault}; leave it out")
     if slices or count == 1:
         return recording, ""
     each = f"each of {count} slices is registered by itself"
@@ -44,11 +45,12 @@ def as_asked(path: Path, recording: Recording, *, slices: bool, volumes: bool) -
         return recording, f"{each}: {fault}"
     apart, pixel = float(np.linalg.norm(_step(recording.geometries))), max(recording.geometries[0].pixel)
     lie = f"slices lie {apart:.3g} mm apart, pixels {pixel:.3g}"
-    if volumes or (apart <= _THIN * pixel and recording.shared_times):
+    if volumes or (known and apart <= _THIN * pixel and recording.shared_times):
         whole = stacked(recording)
         size = " x ".join(map(str, whole.geometries[0].size))
         return whole, f"volumes of {size} are registered: {lie}" + ("" if volumes else " (--slices: each slice by itself)")
-    why = lie if apart > _THIN * pixel else "they were not recorded at the same times"
+    why = lie if apart > _THIN * pixel else "nothing says that they were recorded at the same times"
+    why = why if known else "the file does not say how far apart they lie"
     return recording, f"{each}: {why} (--volumes: all of a frame together)"
 
 
@@ -64,11 +66,11 @@ def stacked(recording: Recording) -> Recording:
 
 def stack(slices: Sequence[Geometry]) -> Geometry:
     """The grid of a volume, given those of its slices, of which ``fault_of`` has none to tell."""
-    first, step = slices[0], _step(slices)
-    apart = float(np.linalg.norm(step))
+    first = slices[0]
     direction = np.reshape(first.direction, (3, 3)).copy()
-    direction[:, 2] = step / apart
-    size, spacing = (*first.size[:2], len(slices)), (*first.spacing[:2], apart)
+    along = float(_step(slices) @ direction[:, 2])
+    direction[:, 2] *= np.sign(along)
+    size, spacing = (*first.size[:2], len(slices)), (*first.spacing[:2], abs(along))
     return first._replace(size=size, spacing=spacing, direction=tuple(direction.ravel().tolist()))
 
 
@@ -91,7 +93,8 @@ def fault_of(slices: Sequence[Geometry]) -> str | None:
         return (
             f"they do not lie evenly one behind the other (farthest apart those of numbers {widest} and {widest + 1}, from 0)"
         )
-    if abs(step @ np.reshape(first.direction, (3, 3))[:, 2]) < _UPRIGHT * apart:
+    normal = np.reshape(first.direction, (3, 3))[:, 2]
+    if np.linalg.norm(step - (step @ normal) * normal) * (len(slices) - 1) > _SHIFTED * min(first.spacing[:2]):
         return "each lies shifted against the one before"
     return None
 

@@ -42,6 +42,7 @@ LEAST_DETERMINANT = 0.1  # above zero by what a finer grid may find in between
 _LEAST_GAIN = 0.5  # in units of the noise: twice what chance finds in still images
 _BEYOND_NOISE = 0.5  # of the difference: noise, smoothed between pixels, leaves more
 _BY_CHANCE = 2.0  # so often what as many numbers explain of noise, of as many voxels
+_ENOUGH = 0.05  # of the difference, however few voxels count
 _FOLD_PIXELS = {2: 32, 3: 16}  # per axis, for the slope of the smallest determinant
 
 
@@ -212,7 +213,8 @@ def _is_no_noise(problem: Problem, free: FreeGaussians) -> Array:
         return (agreed >= _LEAST_GAIN * problem.noise) | (explained >= _BEYOND_NOISE)
     used = jnp.sum(jnp.any(free.weight != 0, axis=-1))
     numbers = used * sum(part.shape[-1] for part in free)
-    return gain_beyond_noise(problem, free) > _BY_CHANCE * numbers / jnp.maximum(jnp.sum(problem.counted), 1)
+    chance = _BY_CHANCE * numbers / jnp.maximum(jnp.sum(problem.counted), 1)
+    return gain_beyond_noise(problem, free) > jnp.minimum(chance, _ENOUGH)
 
 
 def _steepest(free: FreeGaussians, d: int) -> Array:

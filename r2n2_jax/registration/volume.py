@@ -68,7 +68,7 @@ def _continued(views: list[View], found: Found, wanted: Wanted, most: int, refin
         if not grew:
             gaussians, grew = _grown(views[:1], found.gaussians, _ROUND, _FAR, most)
         new = _unfolded(views, gaussians, _fitted(views, gaussians, refine)) if grew else None
-        if new is None:
+        if new is None or not _taken(new).any():  # what was found before was more than noise
             found = found._replace(stopped=jnp.asarray(NOTHING_LEFT))
             break
         found = _known(views, new, wanted)
