@@ -18,7 +18,7 @@ from r2n2_jax.registration.course import View
 from r2n2_jax.registration.growth import grow
 from r2n2_jax.registration.levenberg_marquardt import _steepest
 from r2n2_jax.registration.sequence import _shapes
-from r2n2_jax.registration.volume import _unfolded
+from r2n2_jax.registration.volume import _unfolded, _unmoved
 
 SHAPE = (13, 34, 30)  # thick slices: looked at by 16, 32, 32 voxels
 SPACING = (1.5, 1.25, 4.0)
@@ -180,6 +180,10 @@ def test_a_fit_that_folds_is_followed_only_so_far():
     assert 0.02 <= found.weight[0, 0] < 0.5
     np.testing.assert_allclose(_unfolded(views, start, narrow(0.03)).weight, narrow(0.03).weight, rtol=1e-5)
     assert _unfolded(views, folded, folded) is None
+    # What has just grown may fold itself: then the way begins at the field before.
+    found = _unfolded(views, _unmoved(folded, narrow(0.0)), folded)
+    assert displacement_and_determinant(found, coordinates(shape))[1].min() > 0
+    assert 0.0 < found.weight[0, 0] < 0.5
 
 
 def test_the_flanks_know_the_smallest_determinant():

@@ -18,7 +18,7 @@ Array = jax.Array
 
 _FIRST_ROUND, _ROUND = 6, 12  # local transformations; then all are fitted together
 _FIRST_ROUNDS = 3
-_PARTS = (1.0, 0.75, 0.5, 0.25, 0.0)
+_PARTS = (1.0, 0.75, 0.5, 0.25, 0.1)
 _FAR, _NEAR = 4, 2  # the largest shifts on the coarse view, and on the fine one: voxels of it
 _ROUNDS = 2  # at most, for every _ROUND that are allowed
 
@@ -50,7 +50,7 @@ def _begun(views: list[View], wanted: Wanted, looks: int, most: int, refine: int
     gaussians = Gaussians(none, jnp.ones((most, d)), jnp.zeros((most, d * (d - 1) // 2)), none)
     for _ in range(_FIRST_ROUNDS):
         grown, grew = _grown(views[:1], gaussians, _FIRST_ROUND, _FAR, looks)
-        fitted = _unfolded(views, grown, _fitted(views[:1], grown, refine)) if grew else None
+        fitted = _unfolded(views, _unmoved(grown, gaussians), _fitted(views[:1], grown, refine)) if grew else None
         if fitted is None:
             break
         gaussians = fitted
@@ -67,7 +67,8 @@ def _continued(views: list[View], found: Found, wanted: Wanted, most: int, refin
         gaussians, grew = _grown(views, found.gaussians, _ROUND, _NEAR, most)
         if not grew:
             gaussians, grew = _grown(views[:1], found.gaussians, _ROUND, _FAR, most)
-        new = _unfolded(views, gaussians, _fitted(views, gaussians, refine)) if grew else None
+        before = _unmoved(gaussians, found.gaussians)
+        new = _unfolded(views, before, _fitted(views, gaussians, refine)) if grew else None
         if new is None or not _taken(new).any():  # what was found before was more than noise
             found = found._replace(stopped=jnp.asarray(NOTHING_LEFT))
             break
@@ -92,7 +93,7 @@ def _fitted(views: list[View], gaussians: Gaussians, refine: int) -> Gaussians:
 
 
 def _unfolded(views: list[View], before: Gaussians, after: Gaussians) -> Gaussians | None:
-    """What was fitted, or as much of the way there as does not fold on the fine view; None where even the beginning does.
+    """What was fitted, or as much of the way there as does not fold on the fine view; None where its first step does.
 
     The fit looks at every tenth voxel or fewer; between two of them narrow Gaussians together may fold.
     """
@@ -102,6 +103,11 @@ def _unfolded(views: list[View], before: Gaussians, after: Gaussians) -> Gaussia
         if not bool(_folds(on_the_way, views[-1].fixed.shape[:-1])):
             return on_the_way
     return None
+
+
+def _unmoved(grown: Gaussians, before: Gaussians) -> Gaussians:
+    """The field before it grew, by as many local transformations: those that grew have no weight yet."""
+    return grown._replace(weight=before.weight)
 
 
 def _taken(gaussians: Gaussians) -> Array:
