@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r2n2_jax.ops.gaussian import Gaussians, from_free, to_free
 from r2n2_jax.registration.course import NOTHING_LEFT, SURE, Found, Stages, View, Wanted, as_levels, ended, fit, folds
@@ -131,5 +132,10 @@ def _joined(stages: Sequence[Stages], length: int) -> Stages:
 def _each(one: Callable[..., Found], pairs: object) -> Found:
     """Of a batch every pair by itself."""
     count = len(jax.tree.leaves(pairs)[0])
-    found = [one(jax.tree.map(lambda array, index=index: jnp.asarray(array[index]), pairs)) for index in range(count)]
+
+    def pair(index: int) -> object:
+        # Through NumPy: what is bound to a device, as its results would be, is compiled for once more.
+        return jax.tree.map(lambda array: jnp.asarray(np.asarray(array[index])), pairs)
+
+    found = [one(pair(index)) for index in range(count)]
     return jax.tree.map(lambda *each: jnp.stack(each), *found)
