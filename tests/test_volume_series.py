@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import assert_one_line
 from dicom_files import write_series
+from test_volumes import texture
 
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.corrected import Corrected
@@ -32,17 +33,6 @@ SHAPE, FRAMES = (12, 32, 28), 4
 SPACING, ORIGIN = (1.5, 1.25, 4.0), (-20.0, 11.0, 35.0)
 TURN = sitk.VersorTransform((0.3, 0.8, 0.5), 0.6).GetMatrix()
 DEPTHS = (0.0, 0.08, 0.2, 0.12)
-
-
-def texture(points):
-    """Blobs of all widths, anywhere: float64 NumPy."""
-    rng = np.random.default_rng(5)
-    total = np.zeros(points.shape[:-1])
-    for centre, width, height in zip(
-        rng.uniform(-1, 1, (60, 3)), rng.uniform(0.12, 0.35, 60), rng.uniform(-1, 1, 60), strict=True
-    ):
-        total += height * np.exp(-0.5 * np.sum((points - centre) ** 2, axis=-1) / width**2)
-    return 100.0 + 40.0 * total
 
 
 def breath(points):

@@ -15,7 +15,7 @@ from r2n2_jax.ops.grid import components
 
 Array = jax.Array
 
-_BLOCK = 8  # Gaussians whose rows are made and multiplied together
+_BLOCK = 8  # Gaussians whose rows are multiplied or left out together
 
 
 def all_rows(free: FreeGaussians, slopes: list[Array], points: Array) -> Array:
@@ -26,9 +26,9 @@ def all_rows(free: FreeGaussians, slopes: list[Array], points: Array) -> Array:
 
 
 def products(free: FreeGaussians, slopes: list[Array], points: Array, values: Array, used: Array | int) -> tuple[Array, Array]:
-    """``rows @ rows.T`` and ``rows @ values`` of ``all_rows``, a block of Gaussians after the other.
+    """``rows @ rows.T`` and ``rows @ values`` of ``all_rows``, of as many blocks of Gaussians as hold the ``used`` first.
 
-    So those after the ``used`` first take no time, and are zero.
+    The others' products take no time, and are zero.
     """
     count = len(free.weight)
     bells = jax.vmap(_bell_of)(free)
