@@ -56,9 +56,11 @@ def as_asked(path: Path, recording: Recording, *, slices: bool, volumes: bool, k
 
 def stacked(recording: Recording) -> Recording:
     """The slices of every frame as a volume; written as slices again, in the recording's own format."""
+    # Neither the slices nor their recording are held by what writes: a series' are large.
+    write_slices, count = recording.write, len(recording.frames)
 
     def write(folder: Path, registered: Sequence[np.ndarray]) -> Path:
-        return recording.write(folder, [registered[0][:, index] for index in range(len(recording.frames))])
+        return write_slices(folder, [registered[0][:, index] for index in range(count)])
 
     volumes, geometry = np.stack(recording.frames, axis=1), stack(recording.geometries)
     return dataclasses.replace(recording, frames=[volumes], geometries=[geometry], times=recording.times[:1], write=write)
