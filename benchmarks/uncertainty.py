@@ -16,9 +16,10 @@ from r2n2_jax.data.splits import Split
 from r2n2_jax.io.geometry import to_px
 from r2n2_jax.ops.affine import Affine
 from r2n2_jax.ops.gaussian import Gaussians, to_free
+from r2n2_jax.ops.outliers import OUTLIER
 from r2n2_jax.registration import sequence
 from r2n2_jax.registration.contrast import contrast_problem
-from r2n2_jax.registration.least_squares import OUTLIER, linearised, total_variation
+from r2n2_jax.registration.least_squares import linearised, total_variation
 from r2n2_jax.registration.posterior import spread
 from r2n2_jax.registration.registrar import REFINE, Registrar, load
 from r2n2_jax.registration.result import Registration

@@ -42,6 +42,9 @@ class ModelConfig:
     flow: bool = False
     """Start each weight at what the images say of the motion under its Gaussian (Lucas and Kanade), and let the network answer
     with what to add; the paper's network answers with the whole."""
+    joint: bool = False
+    """Solve for the weights of all local transformations at every look, by local contrast, and show the network what the images
+    say of the motion around every pixel; the paper's network answers for the newest alone. Goes without ``flow``."""
     activation: Literal["tanh", "leaky_relu"] = "tanh"
     """tanh as in the paper, leaky ReLU as in the authors' code."""
     norm: Literal["none", "instance"] = "none"
@@ -63,6 +66,7 @@ class ModelConfig:
             "hidden must be at least 1": self.hidden >= 1,
             "sigma_min must not be negative, and below sigma_max": 0 <= self.sigma_min < self.sigma_max,
             "position_gain must be positive": self.position_gain > 0,
+            "joint needs a sigma_min above zero, and no flow": not self.joint or (self.sigma_min > 0 and not self.flow),
             "noise must not be negative": self.noise >= 0,
         }
         _require("model", checks)
@@ -116,6 +120,8 @@ class OptimiserConfig:
     """The weight lambda of the isotropic total variation."""
     brightness: bool = False
     """Leave out of the mismatch what a smooth change of brightness explains: a coil's sensitivity is not motion."""
+    contrast: bool = False
+    """Measure the mismatch of local contrast, as joint looks do: against an ever narrower window."""
     charge_leaving: bool = False
     """Charge a pixel that leaves the moving image what it cost undisplaced; in the paper it does not count."""
 
@@ -125,6 +131,7 @@ class OptimiserConfig:
             "warmup must not be negative": self.warmup >= 0,
             "clip must be positive": self.clip > 0,
             "tv_weight must not be negative": self.tv_weight >= 0,
+            "brightness has nothing to leave out of contrast: one of both": not (self.contrast and self.brightness),
         }
         _require("optimiser", checks)
 
@@ -185,11 +192,11 @@ PRESETS = {
             hidden=256,
             sigma_min=0.005,
             position_gain=10.0,
-            flow=True,
+            joint=True,
             noise=0.0,
             remat=False,
         ),
-        optimiser=OptimiserConfig(learning_rate=1.5e-3, warmup=50, decay="cosine", brightness=True, charge_leaving=True),
+        optimiser=OptimiserConfig(learning_rate=1.5e-3, warmup=50, decay="cosine", contrast=True, charge_leaving=True),
         training=TrainingConfig(steps=560, batch=8, checkpoint_every=100, validation_pairs=32),
     ),
     "paper": Config(),

@@ -36,6 +36,7 @@ class ParameterNetwork(nn.Module):
         sigma_is: whether ``sigma`` is the variance (eq 9 to the letter) or the standard deviation (the authors' code).
         activation: of the convolution and the hidden layer.
         norm: instance norm after the convolutions.
+        logarithmic: bound the logarithm of ``sigma`` in place of ``sigma``, so that small ones are as near as large ones.
     """
 
     hidden: int = 1024
@@ -44,21 +45,28 @@ class ParameterNetwork(nn.Module):
     sigma_is: SigmaIs = "variance"
     activation: Activation = "tanh"
     norm: bool = False
+    logarithmic: bool = False
 
     @nn.compact
-    def __call__(self, features: Array) -> tuple[Array, Array, Array]:
-        """``(variance [B, d], rotation [B, d (d - 1) / 2], c_v [B, d])``."""
+    def __call__(self, features: Array, beside: Array | None = None) -> tuple[Array, Array, Array]:
+        """``(variance [B, d], rotation [B, d (d - 1) / 2], c_v [B, d])``; ``beside [B, any]`` is what else is known."""
         d = features.ndim - 2
         channels = features.shape[-1]
         features = NormalisedConv(channels, norm=self.norm, name="first")(features.astype(jnp.float32))
         left, right = jnp.split(features, [channels // 2], axis=-1)
         left = NormalisedConv(right.shape[-1], norm=self.norm, name="second")(activate(self.activation, left))
         pooled = jnp.sum(left * jax.vmap(spatial_softmax)(right), axis=tuple(range(1, d + 1)))
+        pooled = pooled if beside is None else jnp.concatenate([pooled, beside], axis=-1)
         pooled = activate(self.activation, nn.Dense(self.hidden, name="hidden")(pooled))
         zeros = nn.initializers.zeros_init()
         raw = nn.Dense(2 * d + d * (d - 1) // 2, kernel_init=zeros, name="output")(pooled)
         sigma, weight, rotation = jnp.split(raw, [d, 2 * d], axis=-1)
-        sigma = self.sigma_min + nn.sigmoid(sigma) * (self.sigma_max - self.sigma_min)
+        sigma = self._bounded(nn.sigmoid(sigma))
         variance = sigma if self.sigma_is == "variance" else sigma**2
         # The logistic can underflow to zero, where the covariance has no inverse; no useful Gaussian is that narrow.
         return jnp.maximum(variance, _SMALLEST_VARIANCE), nn.sigmoid(rotation) * jnp.pi, weight
+
+    def _bounded(self, share: Array) -> Array:
+        if self.logarithmic:
+            return self.sigma_min * (self.sigma_max / self.sigma_min) ** share
+        return self.sigma_min + share * (self.sigma_max - self.sigma_min)

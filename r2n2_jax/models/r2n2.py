@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from r2n2_jax.config import ModelConfig
-from r2n2_jax.models.gr2u import GR2U
+from r2n2_jax.models.joint import JointStep, first_carry, quieted
+from r2n2_jax.models.levels import first_states, levels, stem
 from r2n2_jax.models.parameter_net import ParameterNetwork
 from r2n2_jax.models.position_net import PositionNetwork
-from r2n2_jax.models.residual import NormalisedConv, activate
+from r2n2_jax.models.residual import activate
 from r2n2_jax.ops.flow import flow
 from r2n2_jax.ops.gaussian import Gaussians, bell, covariance, local_transformation
 from r2n2_jax.ops.grid import coordinates
@@ -40,7 +41,7 @@ class Sequence(NamedTuple):
 
     Attributes:
         gaussians: the local transformations, fields ``[T, B, ...]``.
-        warped: ``[T, B, *spatial, 1]``, the moving image under ``f_t``.
+        warped: ``[T, B, *spatial, 1]``, the moving image under ``f_t``; of joint looks with its noise blurred away.
         inside: ``[T, B, *spatial]`` bool, where ``x + f_t(x)`` is inside the moving image.
         displacement: ``[B, *spatial, d]``, the final ``f_T``, normalised.
     """
@@ -79,27 +80,19 @@ class RegistrationStep(nn.Module):
         c = self.config
         norm = c.norm == "instance"
         grid = jnp.broadcast_to(points[None], (*fixed.shape[:-1], c.ndim))
-        features = jnp.concatenate([fixed, carry.warped, grid], axis=-1).astype(c.precision)
-        features = activate(c.activation, NormalisedConv(c.channels[0], 7, 2, norm, name="stem")(features))
-        states, positions, weights = [], [], []
-        for level, width in enumerate(c.channels[1:]):
-            unit = GR2U(c.residual_blocks, c.activation, norm, c.noise if self.noise else 0.0, name=f"gr2u_{level}")
-            features, state = unit(features, carry.states[level])
-            position, weight = PositionNetwork(c.position_gain, name=f"position_{level}")(features)
-            features = activate(c.activation, NormalisedConv(width, 3, 2, norm, name=f"down_{level}")(features))
-            states.append(state)
-            positions.append(position)
-            weights.append(weight)
+        features = activate(c.activation, stem(c, jnp.concatenate([fixed, carry.warped, grid], axis=-1)))
+        seen, states, features = levels(c, features, carry.states, noise=self.noise)
+        found = [PositionNetwork(c.position_gain, name=f"position_{level}")(part) for level, part in enumerate(seen)]
         head = ParameterNetwork(c.hidden, c.sigma_max, c.sigma_min, c.sigma_is, c.activation, norm, name="parameters")
-        position = _weighted_mean(positions, weights)
+        position = _weighted_mean(*zip(*found, strict=True))
         variance, rotation, weight = head(features)
         if c.flow:
             weight += _flow_under(points, carry, fixed, position, covariance(variance, rotation))
-        return Gaussians(position, variance, rotation, jnp.tanh(weight)), tuple(states)
+        return Gaussians(position, variance, rotation, jnp.tanh(weight)), states
 
 
 class R2N2(nn.Module):
-    """The recurrence: one ``RegistrationStep`` scanned over time, its weights the same at every step and for any ``steps``.
+    """The recurrence: one look scanned over time, its weights the same at every step and for any ``steps``.
 
     Attributes:
         config: the architecture.
@@ -117,12 +110,15 @@ class R2N2(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, fixed: Array, moving: Array, *, steps: int | None = None, noise: bool = False) -> Sequence:
+    def __call__(
+        self, fixed: Array, moving: Array, *, mask: Array | None = None, steps: int | None = None, noise: bool = False
+    ) -> Sequence:
         """Registers a batch of standardised pairs.
 
         Args:
             fixed: ``[B, *spatial, 1]``, see ``ops.intensity.standardise``.
             moving: the same shape.
+            mask: ``[B, *spatial]`` bool, the fixed images' pixels that count, by default all; of joint looks alone.
             steps: how many local transformations; by default the config's.
             noise: draw the multiplicative training noise from the ``noise`` random stream.
 
@@ -134,16 +130,24 @@ class R2N2(nn.Module):
         chex.assert_rank(fixed, c.ndim + 2)
         chex.assert_axis_dimension(fixed, -1, 1)
         length = c.steps if steps is None else steps
-        cell = nn.remat(RegistrationStep, prevent_cse=False) if c.remat else RegistrationStep
+        look = JointStep if c.joint else RegistrationStep
+        cell = nn.remat(look, prevent_cse=False) if c.remat else look
         scan = nn.scan(
             cell,
             variable_broadcast="params",
             split_rngs={"params": False, "noise": True},
-            in_axes=(nn.broadcast, nn.broadcast),
+            in_axes=nn.broadcast,
             length=length,
-        )
-        last, (gaussians, warped, mask) = scan(c, noise, name="step")(_first_carry(c, fixed, moving), fixed, moving)
-        return Sequence(gaussians, warped, mask, last.displacement)
+        )(c, noise, name="step")
+        if c.joint:
+            pair = quieted(fixed, moving, mask)
+            joint, (warped, shown) = scan(first_carry(c, pair, length), pair)
+            gaussians = jax.tree.map(lambda field: jnp.swapaxes(field, 0, 1), joint.gaussians)
+            return Sequence(gaussians, warped, shown, joint.displacement)
+        field = jnp.zeros((*fixed.shape[:-1], c.ndim), fixed.dtype)
+        first = Carry(field, moving, first_states(c, fixed.shape[:-1]))
+        last, (gaussians, warped, shown) = scan(first, fixed, moving)
+        return Sequence(gaussians, warped, shown, last.displacement)
 
 
 def init_params(key: Array, model: ModelConfig) -> Any:
@@ -155,22 +159,13 @@ def init_params(key: Array, model: ModelConfig) -> Any:
     return jax.jit(R2N2(model).init, static_argnames="steps")(key, pair, pair, steps=1)["params"]
 
 
-def _first_carry(config: ModelConfig, fixed: Array, moving: Array) -> Carry:
-    batch, *spatial = fixed.shape[:-1]
-    states = []
-    for channels in config.channels[:-1]:
-        spatial = [-(-n // 2) for n in spatial]
-        states.append(jnp.zeros((batch, *spatial, channels), config.precision))
-    return Carry(jnp.zeros((*fixed.shape[:-1], config.ndim), fixed.dtype), moving, tuple(states))
-
-
 def _flow_under(points: Array, carry: Carry, fixed: Array, position: Array, covariance: Array) -> Array:
     """``[B, d]``: what the images say of the motion under each pair's next Gaussian."""
     window = jax.vmap(functools.partial(bell, points))(position, covariance)
     return jax.vmap(flow)(fixed, carry.warped, jnp.where(inside(points[None] + carry.displacement), window, 0.0))
 
 
-def _weighted_mean(positions: list[Array], weights: list[Array]) -> Array:
+def _weighted_mean(positions: tuple[Array, ...], weights: tuple[Array, ...]) -> Array:
     """Eq 16. The tiny constant decides only where all weights vanish, which their sums of ``|p - q| = 2`` never quite reach."""
     total = sum(weights) + 1e-12
     return sum(weight * position for weight, position in zip(weights, positions, strict=True)) / total

@@ -72,16 +72,17 @@ class Around(NamedTuple):
 
 
 @jax.jit
-def around(quieted: Array, noise: Array, mask: Array | None = None) -> Around:
+def around(quieted: Array, noise: Array, mask: Array | None = None, *, widened: Array | float = 1.0) -> Around:
     """The neighbourhood of every pixel.
 
     Args:
         quieted: ``[*spatial, 1]``, an image after ``quiet``.
         noise: a scalar, the noise's standard deviation before.
         mask: ``[*spatial]`` bool, the pixels that a neighbourhood is made of; by default all.
+        widened: how many times as wide as usual the window is.
     """
     shape = quieted.shape[:-1]
-    windows = [0.5 * _WINDOW * (n - 1) for n in shape]
+    windows = [0.5 * widened * _WINDOW * (n - 1) for n in shape]
     mean = _mean_around(quieted[..., 0], mask, windows)
     variance = _mean_around((quieted[..., 0] - mean) ** 2, mask, windows)
     return Around(mean, jnp.sqrt(variance + _FLOOR**2 + _NOISE_FLOOR * left_noise(noise, len(shape))))
@@ -94,9 +95,9 @@ def left_noise(noise: Array, d: int) -> Array:
 
 
 @jax.jit
-def local_contrast(quieted: Array, noise: Array, mask: Array | None = None) -> Array:
+def local_contrast(quieted: Array, noise: Array, mask: Array | None = None, *, widened: Array | float = 1.0) -> Array:
     """An image against its neighbourhood, see the module and ``around``: ``[*spatial, 1]``, mostly within ``[-2, 2]``."""
-    mean, scale = around(quieted, noise, mask)
+    mean, scale = around(quieted, noise, mask, widened=widened)
     return (quieted - mean[..., None]) / scale[..., None]
 
 

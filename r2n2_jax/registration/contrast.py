@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from r2n2_jax.ops.gaussian import FreeGaussians, displacement, from_free
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.local_contrast import around, noise_of_pair, quiet
+from r2n2_jax.ops.outliers import OUTLIER
 from r2n2_jax.ops.warp import sample
-from r2n2_jax.registration.least_squares import OUTLIER, Problem, pose
+from r2n2_jax.registration.least_squares import Problem, pose
 
 Array = jax.Array
 

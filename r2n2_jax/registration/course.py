@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from r2n2_jax.ops.affine import identity
 from r2n2_jax.ops.gaussian import Gaussians, displacement_and_determinant
 from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.outliers import OUTLIER
 from r2n2_jax.registration.growth import grow
 from r2n2_jax.registration.judgement import Judged, judge
-from r2n2_jax.registration.least_squares import OUTLIER
 from r2n2_jax.registration.levenberg_marquardt import refine
 from r2n2_jax.registration.posterior import deviation, posterior
 from r2n2_jax.registration.trust import UNCERTAIN_FROM

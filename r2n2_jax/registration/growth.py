@@ -26,9 +26,10 @@ import numpy as np
 from r2n2_jax.ops.gaussian import FreeGaussians, Gaussians, displacement, from_free, to_free
 from r2n2_jax.ops.grid import coordinates, half_extent
 from r2n2_jax.ops.local_contrast import local_contrast, noise_of_pair, quiet
+from r2n2_jax.ops.outliers import bounded
 from r2n2_jax.ops.warp import inside, sample
 from r2n2_jax.registration.contrast import contrast_problem
-from r2n2_jax.registration.least_squares import bounded, objective
+from r2n2_jax.registration.least_squares import objective
 from r2n2_jax.registration.levenberg_marquardt import LEAST_DETERMINANT
 
 Array = jax.Array

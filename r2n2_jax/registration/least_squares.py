@@ -1,15 +1,11 @@
 r"""The least-squares problem of ONE pair: T Gaussians, their mismatch, and its normal equations of ``T x 7`` unknowns (2D).
 
 The residuals are the image differences :math:`r(x) = M(x + f_\theta(x)) - F(x)` inside the moving image, of which a large one
-counts no more than a constant (Geman and McClure, Bulletin of the International Statistical Institute 52(4), 1987):
-
-.. math:: \phi(r) = r / \sqrt{1 + r^2 / \tau^2}
-
-so that what no motion explains, in one place, does not pull at the field. The images are those of local contrast: of the warped
-image, with a mean and a scale that are held for a step. With the image's slope :math:`\nabla M` at the warped
-points, every local transformation adds its own columns to the Jacobian, :math:`\phi'(r) \nabla M \cdot \partial l /
-\partial\theta`: seven maps made of one Gaussian. The total variation enters as a sum of squares whose weights are those of the
-last step (lagged diffusivity; Vogel and Oman, SIAM Journal on Scientific Computing 17(1), 1996).
+counts no more than a constant: :math:`\phi(r)` of ``ops/outliers``. The images are those of local contrast: of the warped
+image, with a mean and a scale that are held for a step. With the image's slope :math:`\nabla M` at the warped points, every
+local transformation adds its own columns to the Jacobian, :math:`\phi'(r) \nabla M \cdot \partial l / \partial\theta`: seven
+maps made of one Gaussian. The total variation enters as a sum of squares whose weights are those of the last step (lagged
+diffusivity; Vogel and Oman, SIAM Journal on Scientific Computing 17(1), 1996).
 
 A local transformation hardly varies between neighbouring pixels. So the normal equations of many need not know every pixel, but
 what the pixels of a cell sum up to: their structure tensor :math:`\sum (\phi')^2\,\nabla M \nabla M^T`, which stands as d
@@ -31,6 +27,7 @@ import numpy as np
 from r2n2_jax.ops.gaussian import FreeGaussians, displacement, displacement_and_determinant, from_free
 from r2n2_jax.ops.grid import components, coordinates, half_extent
 from r2n2_jax.ops.local_contrast import left_noise
+from r2n2_jax.ops.outliers import OUTLIER, bounded, bounded_slope
 from r2n2_jax.ops.warp import inside, sample
 from r2n2_jax.registration.rows import all_rows, field_rows, products
 
@@ -42,7 +39,6 @@ _MOST_PIXELS = {2: 6000, 3: 12000}  # a hundred unknowns need no more, and the t
 _MANY = 16  # Gaussians, from which on the pixels of cells are summed up
 _MOST_CELLS = 1200
 _LEAST_ENERGY = 1e-12
-OUTLIER = 2.0  # tau, of images in units of their local contrast
 _UNGAINED = 0.05  # of the cost without displacement: where few pixels are left, they say little of the others' gain
 
 
@@ -215,11 +211,6 @@ def _residuals(problem: Problem, field: Array) -> tuple[Array, Array]:
     return jnp.where(counted, residuals, 0.0), counted
 
 
-def bounded(residuals: Array, outlier: Array | float) -> Array:
-    """``phi`` of the module's docstring, of residuals ``[...]``; ``outlier`` is its ``tau``."""
-    return residuals / jnp.sqrt(1.0 + (residuals / outlier) ** 2)
-
-
 def linearised(problem: Problem, free: FreeGaussians) -> tuple[Array, Array, Array]:
     """Bounded residuals ``[pixels]``; their Jacobian, transposed, ``[7 T, pixels]``, ordered as ``flat``; where they count."""
     residuals, slopes, counted = _linear(problem, displacement(from_free(free), problem.points))
@@ -232,7 +223,7 @@ def _linear(problem: Problem, field: Array) -> tuple[Array, list[Array], Array]:
     value, slopes = _value_and_slopes(problem.moving, moved)
     counted = inside(moved) & problem.counted
     residuals = (value - problem.mean) / problem.scale - problem.fixed
-    held = jnp.where(counted, (1.0 + (residuals / problem.outlier) ** 2) ** -1.5 / problem.scale, 0.0)
+    held = jnp.where(counted, bounded_slope(residuals, problem.outlier) / problem.scale, 0.0)
     bent = jnp.where(counted, bounded(residuals, problem.outlier), 0.0)
     return bent, [held * slope for slope in slopes], counted
 

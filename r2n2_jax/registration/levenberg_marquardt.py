@@ -16,9 +16,9 @@ from r2n2_jax.ops.gaussian import (
     to_free,
 )
 from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.outliers import OUTLIER
 from r2n2_jax.registration.contrast import contrast_problem
 from r2n2_jax.registration.least_squares import (
-    OUTLIER,
     Problem,
     flat,
     gain,

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 
 from r2n2_jax.ops.affine import Affine
 from r2n2_jax.ops.gaussian import Gaussians, to_free
+from r2n2_jax.ops.outliers import OUTLIER
 from r2n2_jax.registration.contrast import contrast_problem
-from r2n2_jax.registration.least_squares import OUTLIER, linearised, total_variation
+from r2n2_jax.registration.least_squares import linearised, total_variation
 from r2n2_jax.registration.rows import field_rows
 
 Array = jax.Array

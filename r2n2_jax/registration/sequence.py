@@ -266,7 +266,7 @@ def propose(params: Any, model: ModelConfig, seen: View, *, steps: int) -> Gauss
     Returns:
         fields ``[B, steps, ...]``.
     """
-    sequence = R2N2(model).apply({"params": params}, seen.fixed, seen.moving, steps=steps)
+    sequence = R2N2(model).apply({"params": params}, seen.fixed, seen.moving, mask=seen.mask, steps=steps)
     return jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), sequence.gaussians)
 
 

@@ -10,7 +10,7 @@ import optax
 
 from r2n2_jax.config import Config
 from r2n2_jax.models.r2n2 import R2N2
-from r2n2_jax.training.losses import sequence_loss
+from r2n2_jax.training.losses import contrast_loss, sequence_loss
 from r2n2_jax.training.state import TrainState, make_optimiser
 
 Array = jax.Array
@@ -27,15 +27,17 @@ def make_train_step(config: Config) -> Callable[[TrainState, Array, Array], tupl
     optimiser = make_optimiser(config.optimiser, config.training.steps)
     asked = config.optimiser
 
-    def pair(moving: Array, *parts: Array) -> tuple[Array, dict[str, Array]]:
+    def pair(fixed: Array, moving: Array, *parts: Array) -> tuple[Array, dict[str, Array]]:
+        if asked.contrast:
+            return contrast_loss(fixed, moving, *parts, asked.tv_weight, charge_leaving=asked.charge_leaving)
         still = moving if asked.charge_leaving else None
-        return sequence_loss(*parts, asked.tv_weight, brightness=asked.brightness, still=still)
+        return sequence_loss(fixed, *parts, asked.tv_weight, brightness=asked.brightness, still=still)
 
     def loss(params: Any, key: Array, fixed: Array, moving: Array) -> tuple[Array, dict[str, Array]]:
         sequence = network.apply({"params": params}, fixed, moving, noise=True, rngs={"noise": key})
         # The sequence has time in front of the batch; the loss is per pair.
         each = jax.vmap(pair, in_axes=(0, 0, 1, 1, 0))
-        losses, terms = each(moving, fixed, sequence.warped, sequence.inside, sequence.displacement)
+        losses, terms = each(fixed, moving, sequence.warped, sequence.inside, sequence.displacement)
         return jnp.mean(losses), jax.tree.map(jnp.mean, terms)
 
     slope = jax.value_and_grad(loss, has_aux=True)

@@ -12,6 +12,7 @@ from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.ops.gaussian import displacement
 from r2n2_jax.ops.grid import half_extent
 from r2n2_jax.ops.similarity import mse
+from r2n2_jax.ops.warp import warp
 
 Array = jax.Array
 
@@ -45,7 +46,8 @@ def make_validate(config: ModelConfig, examples: Examples) -> Callable[[Any], Va
     @jax.jit
     def measure(params: Any, data: Examples) -> tuple[Array | None, Array, Array, Array]:
         sequence = network.apply({"params": params}, data.fixed, data.moving)
-        warped, inside = sequence.warped[-1], sequence.inside[-1]
+        # The sequence's own images may have their noise blurred away.
+        warped, inside = jax.vmap(warp)(data.moving, sequence.displacement), sequence.inside[-1]
         error = jnp.mean(jax.vmap(mse)(data.fixed, warped, inside))
         if data.fixed_landmarks is None:
             return None, error, jnp.mean(inside), warped
