@@ -18,13 +18,18 @@ from r2n2_jax.commands.motion_correction import Options
 from r2n2_jax.config import PRESETS, ModelConfig, PhantomConfig
 from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.models.conv_gru import ConvGRU
+from r2n2_jax.models.convolution import Convolution
+from r2n2_jax.models.joint import SCALES, quieted
 from r2n2_jax.models.parameter_net import ParameterNetwork
 from r2n2_jax.models.position_net import PositionNetwork
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.models.residual import NormalisedConv, ResidualBlock
 from r2n2_jax.ops.flow import flow
-from r2n2_jax.ops.gaussian import covariance, local_transformation, to_free
+from r2n2_jax.ops.gaussian import Gaussians, covariance, local_transformation, to_free
 from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.joint_weights import weights_step
+from r2n2_jax.ops.local_contrast import local_contrast
+from r2n2_jax.ops.local_flow import local_flow
 from r2n2_jax.ops.warp import warp
 from r2n2_jax.registration.course import View, Wanted
 from r2n2_jax.registration.least_squares import normal_equations, objective, pose
@@ -72,7 +77,7 @@ def look_parts(config: ModelConfig) -> dict[str, tuple[float, float]]:
         block = ResidualBlock(config.activation, norm)
         add(f"{name}: {blocks} residual blocks", block, features, gflop=2 * one, times=blocks)
         add(f"{name}: C-GRU", ConvGRU(width), features, features, gflop=6 * one)
-        add(f"{name}: position", PositionNetwork(), features, gflop=0.0)
+        add(f"{name}: position", Convolution(1, 1) if config.joint else PositionNetwork(), features, gflop=0.0)
         side = -(-side // 2)
         add(f"{name}: down", NormalisedConv(after, 3, 2, norm), features, gflop=convolution(side, 9, width, after))
     features = jax.random.normal(key, (1, side, side, widths[-1]))
@@ -86,10 +91,36 @@ def look_parts(config: ModelConfig) -> dict[str, tuple[float, float]]:
         return warp(image, local_transformation(points, position, covariance(variance, turn), variance))
 
     found["Gaussian and warp"] = milliseconds(moved, image[0], position), 0.0
+    if config.joint:
+        found |= _joint_parts(config, image)
     if config.flow:
         bell = local_transformation(points, position, covariance(variance, turn), jnp.ones(2))[..., 0]
         found["flow under the Gaussian"] = milliseconds(lambda a, b: flow(a, b, bell), image[0], image[0]), 0.0
     return found
+
+
+def _joint_parts(config: ModelConfig, image: jax.Array) -> dict[str, tuple[float, float]]:
+    """What a joint look does beside its convolutions: milliseconds, none of them of convolutions."""
+    key, pixels = jax.random.key(1), image[0].size
+    pair = quieted(image, image)
+    random = jax.random.normal(key, (2 + config.steps, pixels))
+    slopes, bells = [random[0], random[1]], jnp.exp(-(random[2:] ** 2))
+    sizes = (2, 2, 1, 2)
+    gaussians = Gaussians(*(jnp.full((config.steps, size), 0.1) for size in sizes))
+    taken = jnp.ones(config.steps, bool)
+    flat = [slope.reshape(image.shape[1:-1]) for slope in slopes]
+
+    def around(residual: jax.Array) -> jax.Array:
+        return local_flow(residual, flat, deviations=SCALES)[0]
+
+    return {
+        "local contrast, both images": (2 * milliseconds(lambda one: local_contrast(one, pair.noise[0]), image[0]), 0.0),
+        "motion around every pixel": (milliseconds(around, image[0, ..., 0]), 0.0),
+        "the weights of all": (
+            milliseconds(lambda one: weights_step(bells, one, slopes, gaussians, taken, 0.1), random[0]),
+            0.0,
+        ),
+    }
 
 
 def print_look(name: str) -> None:

@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates
 from test_reference import apply, random_params, smooth_pair
 
 from r2n2_jax.config import ModelConfig, OptimiserConfig
-from r2n2_jax.models.joint import JointStep, first_carry, quieted, widening
+from r2n2_jax.models.joint import JointStep, distinct, first_carry, quieted, widening
 from r2n2_jax.models.r2n2 import R2N2, init_params
 from r2n2_jax.ops import outliers
 from r2n2_jax.ops.gaussian import Gaussians, displacement
@@ -67,6 +67,7 @@ def test_the_window_is_wide_at_first_and_narrows():
     factors = [float(widening(jnp.array(look))) for look in range(40)]
     assert factors[0] == factors[2] == 16.0
     assert factors[6:] == [1.0] * 34
+    assert [float(distinct(jnp.array(look))) for look in (0, 2, 4, 6, 30)] == [0.0, 0.0, 0.5, 1.0, 1.0]
     assert all(a >= b for a, b in itertools.pairwise(factors))
 
 
@@ -196,6 +197,15 @@ def test_volumes_have_weights_as_well():
     np.testing.assert_array_equal(step[1:], 0.0)
 
 
+def numpy_blurred(image, deviation):
+    """Under a Gaussian of a deviation in halves of the image, that ends at the border."""
+    for axis, n in enumerate(image.shape):
+        apart = (np.arange(n)[:, None] - np.arange(n)) / (deviation * (n - 1))
+        kernel = np.exp(-0.5 * apart**2)
+        image = np.apply_along_axis(lambda line, k=kernel: k @ line / k.sum(1), axis, image)
+    return image
+
+
 def untrained(config, key):
     """Weights that place Gaussians somewhere, all of one shape, and add nothing of their own to what is solved for."""
     params = random_params(config)
@@ -219,6 +229,7 @@ def test_every_look_solves_for_all_weights(key):
             np.asarray(local_contrast(jnp.asarray(i, jnp.float32), pair.noise[0], widened=16.0), np.float64)[..., 0]
             for i in (pair.fixed[0], warped[..., None])
         ]
+        contrast = [numpy_blurred(image, 0.5 * 0.0635) for image in contrast]
         difference, mean = contrast[0] - contrast[1], 0.5 * (contrast[0] + contrast[1])
         there = points + numpy_bells(found, points).T @ weight
         counted = (np.abs(there) <= 1.0).all(axis=1)

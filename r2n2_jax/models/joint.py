@@ -2,8 +2,9 @@ r"""Looks that know what the images say: on batches of pairs ``[B, *spatial, 1]`
 
 As in the paper each look places one local transformation. Three things are added to it.
 
-* **What is compared** is local contrast, ``ops.local_contrast``: at first against so wide a window that the whole image counts,
-  and large motion is seen; then against an ever narrower one, so that neither a coil nor contrast agent is taken for motion.
+* **What is compared** is local contrast, ``ops.local_contrast``: at first blurred, and against so wide a window that the whole
+  image counts, so that large motion is seen; then against an ever narrower one, so that neither a coil nor contrast agent is
+  taken for motion.
 * **What is seen** is also how much of the residual a motion around each pixel would explain, and which, ``ops.local_flow``.
 * **The weights** of ALL local transformations so far are solved for anew, ``ops.joint_weights``. So a look mends what the looks
   before it left, and more looks than trained do no harm. The network adds its own to the newest, for motion that is too large
@@ -28,7 +29,7 @@ from r2n2_jax.models.residual import NormalisedConv, activate
 from r2n2_jax.ops.gaussian import Gaussians, bell, covariance
 from r2n2_jax.ops.grid import coordinates, half_extent
 from r2n2_jax.ops.joint_weights import weights_step
-from r2n2_jax.ops.local_contrast import local_contrast, noise_of_pair, quiet
+from r2n2_jax.ops.local_contrast import blurred, local_contrast, noise_of_pair, quiet
 from r2n2_jax.ops.local_flow import local_flow
 from r2n2_jax.ops.outliers import OUTLIER, bounded, bounded_slope
 from r2n2_jax.ops.spatial_softmax import expected_position, spatial_softmax
@@ -37,7 +38,8 @@ from r2n2_jax.ops.warp import inside, sample, warp
 Array = jax.Array
 
 _WIDEST, _WIDE, _NARROWING = 16.0, 2, 4  # how wide the window is at first, for how many looks, and how many make it narrow
-_SCALES = (0.1, 0.2, 0.4)  # of the windows in which motion is seen, normalised units
+_BLUR = 0.0635  # of what is linearised at first, normalised units: two pixels of 64
+SCALES = (0.1, 0.2, 0.4)  # of the windows in which motion is seen, normalised units
 _TV_WEIGHT = 0.1
 _LONGEST = 0.5  # by which a weight may change in a look
 
@@ -81,7 +83,13 @@ class JointCarry(NamedTuple):
 @jax.jit
 def widening(look: Array) -> Array:
     """How many times as wide as usual the window of local contrast is at a look, counted from 0; and its outliers as far."""
-    return _WIDEST ** jnp.clip(1.0 - (look - _WIDE) / _NARROWING, 0.0, 1.0)
+    return _WIDEST ** (1.0 - distinct(look))
+
+
+@jax.jit
+def distinct(look: Array) -> Array:
+    """How far the looks have come from seeing large motion to seeing detail, from 0 to 1."""
+    return jnp.clip((look - _WIDE) / _NARROWING, 0.0, 1.0)
 
 
 def quieted(fixed: Array, moving: Array, mask: Array | None = None) -> Pair:
@@ -123,7 +131,9 @@ class JointStep(nn.Module):
         fixed, warped = (contrast(image, pair.noise, pair.mask) for image in (pair.fixed, carry.warped))
         counted = inside(points[None] + carry.displacement)
         counted = counted if pair.mask is None else counted & pair.mask
-        residual, slopes = jax.vmap(functools.partial(_linear, outlier=OUTLIER * widened))(fixed, warped, counted)
+        blur = functools.partial(_blurred, share=1.0 - distinct(carry.placed))
+        linear = jax.vmap(functools.partial(_linear, outlier=OUTLIER * widened))
+        residual, slopes = linear(blur(fixed), blur(warped), counted)
         motion = _motion(residual, slopes)
         states, position, variance, rotation, own = self._proposed(carry, fixed, warped, motion)
 
@@ -176,10 +186,16 @@ def _linear(fixed: Array, warped: Array, counted: Array, *, outlier: Array) -> t
     return jnp.where(counted, bounded(difference, outlier), 0.0), slopes
 
 
+def _blurred(images: Array, *, share: Array) -> Array:
+    """Images ``[B, *spatial, 1]`` whose slopes reach as far as large motion does: blurred by that share of the most."""
+    deviations = [0.5 * _BLUR * (n - 1) * share for n in images.shape[1:-1]]
+    return jax.vmap(lambda image: blurred(image[..., 0], deviations)[..., None])(images)
+
+
 def _motion(residual: Array, slopes: list[Array]) -> Array:
     """What is seen of the motion, ``[B, *spatial / 2, scales (2 + d)]``: gains against their mean, gains, shifts."""
     chex.assert_equal_shape([residual, *slopes])
-    gains, shifts = jax.vmap(functools.partial(local_flow, deviations=_SCALES))(residual, slopes)
+    gains, shifts = jax.vmap(functools.partial(local_flow, deviations=SCALES))(residual, slopes)
     mean = jnp.mean(gains, axis=tuple(range(1, gains.ndim - 1)), keepdims=True)
     relative = 0.5 * jnp.log(gains / (mean + 1e-6) + 0.02)
     directions = jnp.tanh(4.0 * shifts.reshape(*shifts.shape[:-2], -1))

@@ -61,7 +61,7 @@ def quiet(image: Array, noise: Array) -> Array:
     Returns:
         the same shape.
     """
-    return _blurred(image[..., 0], (_blur(noise),) * (image.ndim - 1))[..., None]
+    return blurred(image[..., 0], (_blur(noise),) * (image.ndim - 1))[..., None]
 
 
 class Around(NamedTuple):
@@ -126,6 +126,18 @@ def noise_of_pair(fixed: Array, moving: Array, mask: Array | None = None) -> Arr
     return jnp.maximum(noise_deviation(fixed, mask), noise_deviation(moving, mask))
 
 
+@jax.jit
+def blurred(image: Array, deviations: Sequence[Array | float]) -> Array:
+    """The image ``[*spatial]`` under a Gaussian of so many pixels along each axis, cut off at its border."""
+    chex.assert_rank(image, len(deviations))
+    for axis, (n, deviation) in enumerate(zip(image.shape, deviations, strict=True)):
+        apart = jnp.arange(n)[:, None] - jnp.arange(n)[None]
+        kernel = jnp.exp(-0.5 * (apart / jnp.maximum(deviation, 1e-2)) ** 2)
+        kernel = kernel / jnp.sum(kernel, axis=1, keepdims=True)
+        image = jnp.moveaxis(jnp.tensordot(kernel, image, (1, axis)), 0, axis)
+    return image
+
+
 def _median(values: Array, counted: Array) -> Array:
     """The median of the counted ones, of which none is negative, by bisection: to sort them takes ten times as long."""
 
@@ -146,17 +158,6 @@ def _blur(noise: Array) -> Array:
 def _mean_around(image: Array, mask: Array | None, deviations: Sequence[Array | float]) -> Array:
     """The mean of the pixels in the mask around every pixel; zero where none is near."""
     if mask is None:
-        return _blurred(image, deviations)
+        return blurred(image, deviations)
     weight = mask.astype(jnp.float32)
-    return _blurred(weight * image, deviations) / jnp.maximum(_blurred(weight, deviations), jnp.finfo(jnp.float32).tiny)
-
-
-def _blurred(image: Array, deviations: Sequence[Array | float]) -> Array:
-    """The image ``[*spatial]`` under a Gaussian of so many pixels along each axis, cut off at its border."""
-    chex.assert_rank(image, len(deviations))
-    for axis, (n, deviation) in enumerate(zip(image.shape, deviations, strict=True)):
-        apart = jnp.arange(n)[:, None] - jnp.arange(n)[None]
-        kernel = jnp.exp(-0.5 * (apart / jnp.maximum(deviation, 1e-2)) ** 2)
-        kernel = kernel / jnp.sum(kernel, axis=1, keepdims=True)
-        image = jnp.moveaxis(jnp.tensordot(kernel, image, (1, axis)), 0, axis)
-    return image
+    return blurred(weight * image, deviations) / jnp.maximum(blurred(weight, deviations), jnp.finfo(jnp.float32).tiny)
