@@ -113,6 +113,9 @@ def _joint_parts(config: ModelConfig, image: jax.Array) -> dict[str, tuple[float
     def around(residual: jax.Array) -> jax.Array:
         return local_flow(residual, flat, deviations=SCALES)[0]
 
+    def solved(residual: jax.Array) -> jax.Array:
+        return weights_step(bells, residual, slopes, gaussians, taken, 0.1)
+
     return {
         "local contrast, both images": (2 * milliseconds(lambda one: local_contrast(one, pair.noise[0]), image[0]), 0.0),
         "motion around every pixel": (milliseconds(around, image[0, ..., 0]), 0.0),
