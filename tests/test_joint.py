@@ -11,7 +11,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 from test_reference import apply, random_params, smooth_pair
 
-from r2n2_jax.config import ModelConfig, OptimiserConfig
+from r2n2_jax.config import Config, ModelConfig, OptimiserConfig
 from r2n2_jax.models.joint import JointStep, distinct, first_carry, quieted, widening
 from r2n2_jax.models.r2n2 import R2N2, init_params
 from r2n2_jax.ops import outliers
@@ -370,3 +370,5 @@ def test_a_config_that_contradicts_itself_is_refused():
         ModelConfig(joint=True)
     with pytest.raises(ValueError, match="one of both"):
         OptimiserConfig(contrast=True, brightness=True)
+    with pytest.raises(ValueError, match="set model.joint"):
+        Config(optimiser=OptimiserConfig(contrast=True))

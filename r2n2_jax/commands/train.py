@@ -62,7 +62,7 @@ def main() -> None:
         early = argparse.Namespace(preset=None, init=None, steps=None, warmup=None)
     preset = early.preset if early.preset in PRESETS else "small"  # an unknown or missing one is the parser's to refuse
     init = None if early.init is None else load(early.init)
-    config = PRESETS[preset] if init is None else dataclasses.replace(PRESETS[preset], model=init.config.model)
+    config = PRESETS[preset] if init is None else _going_on(PRESETS[preset], init.config)
     usual = config.optimiser.warmup
     if early.steps is not None and early.warmup is None:
         config = with_shorter_warmup(config, max(early.steps, 0))
@@ -112,6 +112,12 @@ def main() -> None:
     print_tables(evaluate(registrar, [identity(), network(registrar, refine=0)], cases, workdir), title)
     print(f"picture: {workdir / 'registration.png'}   numbers: {workdir / 'results.json'}")
     print(f"curves: tensorboard --logdir {workdir}")
+
+
+def _going_on(preset: Config, init: Config) -> Config:
+    """The preset for weights that there are: of their architecture, by the mismatch that they were trained by."""
+    measure = {name: getattr(init.optimiser, name) for name in ("brightness", "contrast")}
+    return dataclasses.replace(preset, model=init.model, optimiser=dataclasses.replace(preset.optimiser, **measure))
 
 
 def _place(init: Path | None) -> str | None:
