@@ -177,10 +177,8 @@ class Config:
 
     def __post_init__(self) -> None:
         warmup, steps = self.optimiser.warmup, self.training.steps
-        _require(
-            "optimiser",
-            {"contrast is what joint looks compare: set model.joint": self.model.joint or not self.optimiser.contrast},
-        )
+        compared = self.model.joint or not self.optimiser.contrast
+        _require("optimiser", {"contrast is what joint looks compare: set model.joint": compared})
         _require("optimiser", {f"warmup ({warmup}) must be below training.steps ({steps}); lower it too": warmup < steps})
 
 

@@ -370,5 +370,5 @@ def test_a_config_that_contradicts_itself_is_refused():
         ModelConfig(joint=True)
     with pytest.raises(ValueError, match="one of both"):
         OptimiserConfig(contrast=True, brightness=True)
-    with pytest.raises(ValueError, match="set model.joint"):
+    with pytest.raises(ValueError, match=r"set model\.joint"):
         Config(optimiser=OptimiserConfig(contrast=True))
