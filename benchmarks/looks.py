@@ -50,9 +50,8 @@ def main() -> None:
     quarter = max(1, model.steps // 4)
     spread = np.asarray(placed.position).std(axis=1).mean(axis=-1)
     print("\n| what | |\n|---|---|")
-    print(
-        f"| pairs whose first local transformation lies within {_NEAR} of the largest motion | {100 * (apart < _NEAR).mean():.0f} % |"
-    )
+    near = 100 * (apart < _NEAR).mean()
+    print(f"| pairs whose first local transformation lies within {_NEAR} of the largest motion | {near:.0f} % |")
     print(f"| its distance, median | {np.median(apart):.2f} |")
     print(f"| deviations of the first quarter, of the last | {sizes[:quarter].mean():.3f}, {sizes[-quarter:].mean():.3f} |")
     print(f"| standard deviation of a pair's places, mean over the pairs | {spread.mean():.2f} |")
