@@ -110,6 +110,15 @@ def first_carry(config: ModelConfig, pair: Pair, length: int) -> JointCarry:
     return JointCarry(field, pair.moving, states, nothing._replace(variance=nothing.variance + 1.0), bells, jnp.array(0))
 
 
+class _Compared(NamedTuple):
+    """Local contrast ``[B, *spatial, 1]``; its residual ``[B, *spatial]`` and the slope of that in each component."""
+
+    fixed: Array
+    warped: Array
+    residual: Array
+    slopes: list[Array]
+
+
 class JointStep(nn.Module):
     """One look: a new local transformation, and the weights of all.
 
@@ -126,16 +135,8 @@ class JointStep(nn.Module):
         """What the next look needs; and the warped images and where they show something."""
         batch, *spatial = pair.fixed.shape[:-1]
         points = coordinates(tuple(spatial))
-        widened = widening(carry.placed)
-        contrast = jax.vmap(functools.partial(local_contrast, widened=widened))
-        fixed, warped = (contrast(image, pair.noise, pair.mask) for image in (pair.fixed, carry.warped))
-        counted = inside(points[None] + carry.displacement)
-        counted = counted if pair.mask is None else counted & pair.mask
-        blur = functools.partial(_blurred, share=1.0 - distinct(carry.placed))
-        linear = jax.vmap(functools.partial(_linear, outlier=OUTLIER * widened))
-        residual, slopes = linear(blur(fixed), blur(warped), counted)
-        motion = _motion(residual, slopes)
-        states, position, variance, rotation, own = self._proposed(carry, fixed, warped, motion)
+        compared = _compared(carry, pair, points)
+        states, position, variance, rotation, own = self._proposed(carry, compared)
 
         placed = functools.partial(_placed, carry.placed)
         gaussians = carry.gaussians._replace(
@@ -146,9 +147,9 @@ class JointStep(nn.Module):
         new = jax.vmap(functools.partial(bell, points))(position, covariance(variance, rotation))
         bells = placed(carry.bells, new.reshape(batch, -1))
         taken = jnp.arange(bells.shape[1]) <= carry.placed
-        flat = [slope.reshape(batch, -1) for slope in slopes]
+        residual, *slopes = (part.reshape(batch, -1) for part in (compared.residual, *compared.slopes))
         solve = jax.vmap(weights_step, in_axes=(0, 0, 0, 0, None, None))
-        step = solve(bells, residual.reshape(batch, -1), flat, gaussians, taken, _TV_WEIGHT)
+        step = solve(bells, residual, slopes, gaussians, taken, _TV_WEIGHT)
         step = _LONGEST * jnp.tanh(step.at[:, carry.placed].add(own) / _LONGEST)
         gaussians = gaussians._replace(weight=gaussians.weight + step)
 
@@ -157,10 +158,11 @@ class JointStep(nn.Module):
         following = JointCarry(displacement, shown, states, gaussians, bells, carry.placed + 1)
         return following, (shown, inside(points[None] + displacement))
 
-    def _proposed(self, carry: JointCarry, fixed: Array, warped: Array, motion: Array) -> tuple[Any, ...]:
+    def _proposed(self, carry: JointCarry, compared: _Compared) -> tuple[Any, ...]:
         """``g_theta``: the new states; position, variance and rotation of the next one, and what its weight gets beside."""
         c = self.config
         norm = c.norm == "instance"
+        fixed, warped, motion = compared.fixed, compared.warped, _motion(compared.residual, compared.slopes)
         grid = jnp.broadcast_to(coordinates(fixed.shape[1:-1])[None], (*fixed.shape[:-1], c.ndim))
         moved = NormalisedConv(c.channels[0], norm=norm, name="motion")(motion.astype(c.precision))
         features = activate(c.activation, stem(c, jnp.concatenate([fixed, warped, grid], axis=-1)) + moved)
@@ -174,6 +176,17 @@ class JointStep(nn.Module):
             c.hidden, c.sigma_max, c.sigma_min, c.sigma_is, c.activation, norm, logarithmic=True, name="parameters"
         )
         return states, position, *head(coarsest, jnp.concatenate([position, there], axis=-1))
+
+
+def _compared(carry: JointCarry, pair: Pair, points: Array) -> _Compared:
+    widened = widening(carry.placed)
+    contrast = jax.vmap(functools.partial(local_contrast, widened=widened))
+    fixed, warped = (contrast(image, pair.noise, pair.mask) for image in (pair.fixed, carry.warped))
+    counted = inside(points[None] + carry.displacement)
+    counted = counted if pair.mask is None else counted & pair.mask
+    blur = functools.partial(_blurred, share=1.0 - distinct(carry.placed))
+    linear = jax.vmap(functools.partial(_linear, outlier=OUTLIER * widened))
+    return _Compared(fixed, warped, *linear(blur(fixed), blur(warped), counted))
 
 
 def _linear(fixed: Array, warped: Array, counted: Array, *, outlier: Array) -> tuple[Array, list[Array]]:
