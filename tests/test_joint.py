@@ -229,7 +229,7 @@ def test_every_look_solves_for_all_weights(key):
             np.asarray(local_contrast(jnp.asarray(i, jnp.float32), pair.noise[0], widened=16.0), np.float64)[..., 0]
             for i in (pair.fixed[0], warped[..., None])
         ]
-        contrast = [numpy_blurred(image, 0.5 * 0.0635) for image in contrast]
+        contrast = [numpy_blurred(image, 0.5 * 0.0952) for image in contrast]
         difference, mean = contrast[0] - contrast[1], 0.5 * (contrast[0] + contrast[1])
         there = points + numpy_bells(found, points).T @ weight
         counted = (np.abs(there) <= 1.0).all(axis=1)

@@ -38,7 +38,7 @@ from r2n2_jax.ops.warp import inside, sample, warp
 Array = jax.Array
 
 _WIDEST, _WIDE, _NARROWING = 16.0, 2, 4  # how wide the window is at first, for how many looks, and how many make it narrow
-_BLUR = 0.0635  # of what is linearised at first, normalised units: two pixels of 64
+_BLUR = 0.0952  # of what is linearised at first, normalised units: three pixels of 64
 SCALES = (0.1, 0.2, 0.4)  # of the windows in which motion is seen, normalised units
 _TV_WEIGHT = 0.1
 _LONGEST = 0.5  # by which a weight may change in a look
