@@ -44,7 +44,8 @@ class ModelConfig:
     with what to add; the paper's network answers with the whole."""
     joint: bool = False
     """Solve for the weights of all local transformations at every look, by local contrast, and show the network what the images
-    say of the motion around every pixel; the paper's network answers for the newest alone. Goes without ``flow``."""
+    say of the motion around every pixel; the paper's network answers for the newest alone. Goes without
+    ``flow``, with ``optimiser.contrast``; from the seventh look on detail counts."""
     activation: Literal["tanh", "leaky_relu"] = "tanh"
     """tanh as in the paper, leaky ReLU as in the authors' code."""
     norm: Literal["none", "instance"] = "none"
@@ -177,8 +178,8 @@ class Config:
 
     def __post_init__(self) -> None:
         warmup, steps = self.optimiser.warmup, self.training.steps
-        compared = self.model.joint or not self.optimiser.contrast
-        _require("optimiser", {"contrast is what joint looks compare: set model.joint": compared})
+        compared = self.model.joint == self.optimiser.contrast
+        _require("optimiser", {"contrast is what joint looks compare: set it and model.joint, or neither": compared})
         _require("optimiser", {f"warmup ({warmup}) must be below training.steps ({steps}); lower it too": warmup < steps})
 
 

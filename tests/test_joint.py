@@ -206,7 +206,7 @@ def numpy_blurred(image, deviation):
     return image
 
 
-def untrained(config, key):
+def untrained(config):
     """Weights that place Gaussians somewhere, all of one shape, and add nothing of their own to what is solved for."""
     params = random_params(config)
     params["step"]["parameters"]["output"] = jax.tree.map(jnp.zeros_like, params["step"]["parameters"]["output"])
@@ -216,7 +216,7 @@ def untrained(config, key):
 def test_every_look_solves_for_all_weights(key):
     """Given where an untrained network places them, NumPy finds the same weights from the images alone."""
     fixed, moving = smooth_pair(key)
-    sequence = apply(dataclasses.replace(CONFIG, steps=3), untrained(CONFIG, key), fixed[None], moving[None])
+    sequence = apply(dataclasses.replace(CONFIG, steps=3), untrained(CONFIG), fixed[None], moving[None])
     found = jax.tree.map(lambda a: np.asarray(a[:, 0], np.float64), sequence.gaussians)
     shape = fixed.shape[:-1]
     points = np.asarray(coordinates(shape), np.float64).reshape(-1, 2)
@@ -256,13 +256,42 @@ def test_an_image_against_itself_is_not_moved(key):
 
 
 def test_the_gaussians_are_the_result_and_no_look_is_undone(key):
-    """The weights at the end are those of the end; the control, what each look added to the newest alone, is another field."""
+    """The weights at the end are those of the end, and not those that the first looks had solved for."""
     fixed, moving = smooth_pair(key)[:, None]
     sequence = apply(CONFIG, random_params(CONFIG), fixed, moving)
     chex.assert_shape(sequence.gaussians.weight, (4, 1, 2))
     field = displacement(jax.tree.map(lambda a: a[:, 0], sequence.gaussians), coordinates((32, 28)))
     np.testing.assert_allclose(field, sequence.displacement[0], atol=1e-5)
     np.testing.assert_allclose(warp(moving[0], field), sequence.warped[-1, 0], atol=2e-2)
+    fewer = apply(CONFIG, random_params(CONFIG), fixed, moving, steps=2).gaussians.weight
+    assert np.abs(fewer - sequence.gaussians.weight[:2]).max() > 1e-3
+
+
+def test_where_the_image_has_been_left_nothing_is_taken_for_an_edge(key):
+    """A bright image that is pulled beyond its border; the control, zeros beyond it, has an edge there."""
+    moving = 2.0 + 0.1 * smooth_pair(key)[:1]
+    pair = quieted(moving, moving)
+    carry = first_carry(CONFIG, pair, 2)
+    away = jnp.broadcast_to(jnp.array([0.4, 0.0]), (1, 32, 28, 2))
+    step = {"params": untrained(CONFIG)["step"]}
+    (following, (shown, mask)) = jax.jit(JointStep(CONFIG).apply)(step, carry._replace(displacement=away), pair)
+    assert 0.1 < float(jnp.mean(~mask)) < 0.4
+    assert float(shown.min()) > 1.0
+    assert float(jax.vmap(warp)(moving, following.displacement).min()) == 0.0
+
+
+def test_what_the_mask_excludes_does_not_count(key):
+    """Whatever is there, in the fixed image and in the moving one; the control is without a mask."""
+    fixed, moving = smooth_pair(key)[:, None]
+    mask = jnp.broadcast_to(jnp.arange(32)[:, None] < 20, (1, 32, 28))
+    spoilt = jnp.where(mask[..., None], moving, moving + 3.0)
+    params = untrained(dataclasses.replace(CONFIG, steps=1))
+
+    def solved(moving, mask):
+        return apply(CONFIG, params, fixed, moving, mask=mask, steps=1).gaussians.weight
+
+    np.testing.assert_allclose(solved(moving, mask), solved(spoilt, mask), atol=1e-5)
+    assert np.abs(solved(moving, None) - solved(spoilt, None)).max() > 1e-3
 
 
 def test_scan_equals_a_python_loop(key):
@@ -370,5 +399,7 @@ def test_a_config_that_contradicts_itself_is_refused():
         ModelConfig(joint=True)
     with pytest.raises(ValueError, match="one of both"):
         OptimiserConfig(contrast=True, brightness=True)
-    with pytest.raises(ValueError, match=r"set model\.joint"):
+    with pytest.raises(ValueError, match="or neither"):
         Config(optimiser=OptimiserConfig(contrast=True))
+    with pytest.raises(ValueError, match="or neither"):
+        Config(model=ModelConfig(joint=True, sigma_min=0.005))

@@ -10,7 +10,7 @@ As in the paper each look places one local transformation. Three things are adde
   before it left, and more looks than trained do no harm. The network adds its own to the newest, for motion that is too large
   for a first order.
 
-All is differentiated through, but for what is seen of the motion.
+All is differentiated through, but for what is seen of the motion and for how far outliers are held back.
 """
 
 import functools
@@ -29,18 +29,22 @@ from r2n2_jax.models.residual import NormalisedConv, activate
 from r2n2_jax.ops.gaussian import Gaussians, bell, covariance
 from r2n2_jax.ops.grid import coordinates, half_extent
 from r2n2_jax.ops.joint_weights import weights_step
-from r2n2_jax.ops.local_contrast import blurred, local_contrast, noise_of_pair, quiet
+from r2n2_jax.ops.local_contrast import local_contrast, mean_around, noise_of_pair, quiet
 from r2n2_jax.ops.local_flow import local_flow
 from r2n2_jax.ops.outliers import OUTLIER, bounded, bounded_slope
 from r2n2_jax.ops.spatial_softmax import expected_position, spatial_softmax
-from r2n2_jax.ops.warp import inside, sample, warp
+from r2n2_jax.ops.warp import inside, sample
 
 Array = jax.Array
 
-_WIDEST, _WIDE, _NARROWING = 16.0, 2, 4  # how wide the window is at first, for how many looks, and how many make it narrow
+_WIDEST, _WIDE, _NARROWING = (
+    16.0,
+    2,
+    4,
+)  # how wide the window is, until which look, how many make it narrow
 _BLUR = 0.0952  # of what is linearised at first, normalised units: three pixels of 64
 SCALES = (0.1, 0.2, 0.4)  # of the windows in which motion is seen, normalised units
-_TV_WEIGHT = 0.1
+_SMOOTHNESS = 0.1  # see ops.joint_weights
 _LONGEST = 0.5  # by which a weight may change in a look
 
 
@@ -82,7 +86,9 @@ class JointCarry(NamedTuple):
 
 @jax.jit
 def widening(look: Array) -> Array:
-    """How many times as wide as usual the window of local contrast is at a look, counted from 0; and its outliers as far."""
+    """How many times as wide as usual the window of local contrast is at a look, counted from 0; and how many times as far
+    off a residual must be to be held back.
+    """
     return _WIDEST ** (1.0 - distinct(look))
 
 
@@ -111,7 +117,7 @@ def first_carry(config: ModelConfig, pair: Pair, length: int) -> JointCarry:
 
 
 class _Compared(NamedTuple):
-    """Local contrast ``[B, *spatial, 1]``; its residual ``[B, *spatial]`` and the slope of that in each component."""
+    """Local contrast ``[B, *spatial, 1]``; its residual ``[B, *spatial]``; the slope in each component."""
 
     fixed: Array
     warped: Array
@@ -149,12 +155,13 @@ class JointStep(nn.Module):
         taken = jnp.arange(bells.shape[1]) <= carry.placed
         residual, *slopes = (part.reshape(batch, -1) for part in (compared.residual, *compared.slopes))
         solve = jax.vmap(weights_step, in_axes=(0, 0, 0, 0, None, None))
-        step = solve(bells, residual, slopes, gaussians, taken, _TV_WEIGHT)
+        step = solve(bells, residual, slopes, gaussians, taken, _SMOOTHNESS)
         step = _LONGEST * jnp.tanh(step.at[:, carry.placed].add(own) / _LONGEST)
         gaussians = gaussians._replace(weight=gaussians.weight + step)
 
         displacement = carry.displacement + jnp.einsum("btn,btd->bnd", bells, step).reshape(carry.displacement.shape)
-        shown = jax.vmap(warp)(pair.moving, displacement)
+        # Beyond its border the border's pixels go on, so that nothing ends there which would be taken for an edge.
+        shown = jax.vmap(sample)(pair.moving, jnp.clip(points[None] + displacement, -1.0, 1.0))
         following = JointCarry(displacement, shown, states, gaussians, bells, carry.placed + 1)
         return following, (shown, inside(points[None] + displacement))
 
@@ -169,7 +176,7 @@ class JointStep(nn.Module):
         seen, states, coarsest = levels(c, features, carry.states, noise=self.noise)
         # The levels' maps are added up before ONE softmax: a mean of positions lies where no level wants it.
         maps = [Convolution(1, 1, name=f"position_{level}")(part.astype(jnp.float32)) for level, part in enumerate(seen)]
-        total = sum(_enlarged(part, maps[0].shape) for part in maps)
+        total = sum(_enlarged(part, 2**level, maps[0].shape) for level, part in enumerate(maps))
         position = jax.vmap(lambda logits: expected_position(spatial_softmax(c.position_gain * logits))[0])(total)
         there = jax.vmap(lambda image, point: sample(image, point[None])[0])(motion, position)
         head = ParameterNetwork(
@@ -181,16 +188,16 @@ class JointStep(nn.Module):
 def _compared(carry: JointCarry, pair: Pair, points: Array) -> _Compared:
     widened = widening(carry.placed)
     contrast = jax.vmap(functools.partial(local_contrast, widened=widened))
-    fixed, warped = (contrast(image, pair.noise, pair.mask) for image in (pair.fixed, carry.warped))
+    fixed, warped = (_masked(contrast(image, pair.noise, pair.mask), pair.mask) for image in (pair.fixed, carry.warped))
     counted = inside(points[None] + carry.displacement)
     counted = counted if pair.mask is None else counted & pair.mask
-    blur = functools.partial(_blurred, share=1.0 - distinct(carry.placed))
+    blur = functools.partial(_blurred, mask=pair.mask, share=1.0 - distinct(carry.placed))
     linear = jax.vmap(functools.partial(_linear, outlier=OUTLIER * widened))
     return _Compared(fixed, warped, *linear(blur(fixed), blur(warped), counted))
 
 
 def _linear(fixed: Array, warped: Array, counted: Array, *, outlier: Array) -> tuple[Array, list[Array]]:
-    """Of one pair the bounded residual ``[*spatial]`` and its slope in each component, that of both images in the mean."""
+    """Of one pair the bounded residual ``F - W [*spatial]``, and the slope of both images in the mean in each component."""
     d = counted.ndim
     difference, mean = (fixed - warped)[..., 0], 0.5 * (fixed + warped)[..., 0]
     held = jax.lax.stop_gradient(jnp.where(counted, bounded_slope(difference, outlier), 0.0))
@@ -199,10 +206,14 @@ def _linear(fixed: Array, warped: Array, counted: Array, *, outlier: Array) -> t
     return jnp.where(counted, bounded(difference, outlier), 0.0), slopes
 
 
-def _blurred(images: Array, *, share: Array) -> Array:
-    """Images ``[B, *spatial, 1]`` whose slopes reach as far as large motion does: blurred by that share of the most."""
+def _masked(images: Array, mask: Array | None) -> Array:
+    return images if mask is None else jnp.where(mask[..., None], images, 0.0)
+
+
+def _blurred(images: Array, *, mask: Array | None, share: Array) -> Array:
+    """Images ``[B, *spatial, 1]`` blurred in the mask, by that share of the most: their slopes reach as far as large motion."""
     deviations = [0.5 * _BLUR * (n - 1) * share for n in images.shape[1:-1]]
-    return jax.vmap(lambda image: blurred(image[..., 0], deviations)[..., None])(images)
+    return jax.vmap(lambda image, mask: mean_around(image[..., 0], mask, deviations)[..., None])(images, mask)
 
 
 def _motion(residual: Array, slopes: list[Array]) -> Array:
@@ -219,9 +230,9 @@ def _placed(index: Array, many: Array, one: Array) -> Array:
     return many.at[:, index].set(one)
 
 
-def _enlarged(maps: Array, shape: tuple[int, ...]) -> Array:
+def _enlarged(maps: Array, times: int, shape: tuple[int, ...]) -> Array:
     """Maps ``[B, *spatial, 1]`` on the finest grid, each pixel's value for all that it covers."""
     for axis in range(1, maps.ndim - 1):
-        maps = jnp.repeat(maps, -(-shape[axis] // maps.shape[axis]), axis=axis)
+        maps = jnp.repeat(maps, times, axis=axis)
         maps = jax.lax.slice_in_dim(maps, 0, shape[axis], axis=axis)
     return maps

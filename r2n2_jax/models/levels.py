@@ -1,6 +1,7 @@
 """What one look sees of its input ``[B, *spatial, C]`` at three resolutions, finest first."""
 
 import jax
+import jax.numpy as jnp
 
 from r2n2_jax.config import ModelConfig
 from r2n2_jax.models.gr2u import GR2U
@@ -10,7 +11,7 @@ Array = jax.Array
 
 
 def levels(
-    config: ModelConfig, stem: Array, before: tuple[Array, ...], *, noise: bool
+    config: ModelConfig, features: Array, before: tuple[Array, ...], *, noise: bool
 ) -> tuple[list[Array], tuple[Array, ...], Array]:
     """A GR2U at each of three resolutions, with a convolution of stride two after each.
 
@@ -18,14 +19,14 @@ def levels(
 
     Args:
         config: the architecture.
-        stem: ``[B, *spatial, C]``, the finest features.
+        features: ``[B, *spatial, C]``, the finest.
         before: the states of the last look, finest first.
         noise: draw the training noise.
 
     Returns:
         the features at each resolution, the new states, and the coarsest features, which the parameter network sees.
     """
-    norm, features, seen, states = config.norm == "instance", stem, [], []
+    norm, seen, states = config.norm == "instance", [], []
     for level, width in enumerate(config.channels[1:]):
         unit = GR2U(config.residual_blocks, config.activation, norm, config.noise if noise else 0.0, name=f"gr2u_{level}")
         features, state = unit(features, before[level])
@@ -41,7 +42,7 @@ def first_states(config: ModelConfig, shape: tuple[int, ...]) -> tuple[Array, ..
     states = []
     for channels in config.channels[:-1]:
         spatial = [-(-n // 2) for n in spatial]
-        states.append(jax.numpy.zeros((batch, *spatial, channels), config.precision))
+        states.append(jnp.zeros((batch, *spatial, channels), config.precision))
     return tuple(states)
 
 

@@ -41,7 +41,8 @@ class Sequence(NamedTuple):
 
     Attributes:
         gaussians: the local transformations, fields ``[T, B, ...]``.
-        warped: ``[T, B, *spatial, 1]``, the moving image under ``f_t``; of joint looks with its noise blurred away.
+        warped: ``[T, B, *spatial, 1]``, the moving image under ``f_t``; of joint looks with its noise blurred away,
+            and the border going on where it has been left.
         inside: ``[T, B, *spatial]`` bool, where ``x + f_t(x)`` is inside the moving image.
         displacement: ``[B, *spatial, d]``, the final ``f_T``, normalised.
     """

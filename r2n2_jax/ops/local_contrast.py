@@ -61,7 +61,7 @@ def quiet(image: Array, noise: Array) -> Array:
     Returns:
         the same shape.
     """
-    return blurred(image[..., 0], (_blur(noise),) * (image.ndim - 1))[..., None]
+    return _blurred(image[..., 0], (_blur(noise),) * (image.ndim - 1))[..., None]
 
 
 class Around(NamedTuple):
@@ -83,8 +83,8 @@ def around(quieted: Array, noise: Array, mask: Array | None = None, *, widened: 
     """
     shape = quieted.shape[:-1]
     windows = [0.5 * widened * _WINDOW * (n - 1) for n in shape]
-    mean = _mean_around(quieted[..., 0], mask, windows)
-    variance = _mean_around((quieted[..., 0] - mean) ** 2, mask, windows)
+    mean = mean_around(quieted[..., 0], mask, windows)
+    variance = mean_around((quieted[..., 0] - mean) ** 2, mask, windows)
     return Around(mean, jnp.sqrt(variance + _FLOOR**2 + _NOISE_FLOOR * left_noise(noise, len(shape))))
 
 
@@ -114,7 +114,7 @@ def disagreement(fixed: Array, warped: Array, mask: Array) -> Array:
         a scalar: 0 where the images agree, about 1 where they have nothing in common, and where nothing counts.
     """
     deviations = [0.5 * _STRUCTURE * (n - 1) for n in mask.shape]
-    a, b = (_mean_around(image[..., 0], mask, deviations) for image in (fixed, warped))
+    a, b = (mean_around(image[..., 0], mask, deviations) for image in (fixed, warped))
     power = jnp.sum(jnp.where(mask, a**2 + b**2, 0.0))
     differs = jnp.sum(jnp.where(mask, (a - b) ** 2, 0.0)) / jnp.where(power > 0, power, 1.0)
     return jnp.where(jnp.any(mask), differs, 1.0)
@@ -126,8 +126,7 @@ def noise_of_pair(fixed: Array, moving: Array, mask: Array | None = None) -> Arr
     return jnp.maximum(noise_deviation(fixed, mask), noise_deviation(moving, mask))
 
 
-@jax.jit
-def blurred(image: Array, deviations: Sequence[Array | float]) -> Array:
+def _blurred(image: Array, deviations: Sequence[Array | float]) -> Array:
     """The image ``[*spatial]`` under a Gaussian of so many pixels along each axis, cut off at its border."""
     chex.assert_rank(image, len(deviations))
     for axis, (n, deviation) in enumerate(zip(image.shape, deviations, strict=True)):
@@ -136,6 +135,15 @@ def blurred(image: Array, deviations: Sequence[Array | float]) -> Array:
         kernel = kernel / jnp.sum(kernel, axis=1, keepdims=True)
         image = jnp.moveaxis(jnp.tensordot(kernel, image, (1, axis)), 0, axis)
     return image
+
+
+@jax.jit
+def mean_around(image: Array, mask: Array | None, deviations: Sequence[Array | float]) -> Array:
+    """The mean of the pixels in the mask around every pixel; zero where none is near."""
+    if mask is None:
+        return _blurred(image, deviations)
+    weight = mask.astype(jnp.float32)
+    return _blurred(weight * image, deviations) / jnp.maximum(_blurred(weight, deviations), jnp.finfo(jnp.float32).tiny)
 
 
 def _median(values: Array, counted: Array) -> Array:
@@ -153,11 +161,3 @@ def _median(values: Array, counted: Array) -> Array:
 def _blur(noise: Array) -> Array:
     """The standard deviation of the blur, pixels."""
     return jnp.clip(_BLUR_BY_NOISE * (noise - _NO_NOISE), 0.0, _MOST_BLUR)
-
-
-def _mean_around(image: Array, mask: Array | None, deviations: Sequence[Array | float]) -> Array:
-    """The mean of the pixels in the mask around every pixel; zero where none is near."""
-    if mask is None:
-        return blurred(image, deviations)
-    weight = mask.astype(jnp.float32)
-    return blurred(weight * image, deviations) / jnp.maximum(blurred(weight, deviations), jnp.finfo(jnp.float32).tiny)

@@ -1,7 +1,7 @@
 r"""What the residual of two images says of the motion around EVERY pixel, to first order and at several scales, float32.
 
-Around each pixel :math:`p` stands a Gaussian window :math:`w`. As in ``ops.flow`` the shift :math:`v` whose field :math:`w\,v`
-explains most of the residual is
+Around each pixel :math:`p` stands a Gaussian window :math:`w`. With the residual :math:`r = F - W` and the slope :math:`g`, as
+in ``ops.flow``, the shift :math:`v` whose field :math:`w\,v` explains most of the residual is
 
 .. math:: v = (A + \mu I)^{-1} b, \qquad A = \sum_x w^2 g g^T, \qquad b = \sum_x w\,r\,g
 
@@ -30,7 +30,7 @@ def local_flow(residual: Array, slopes: Sequence[Array], *, deviations: tuple[fl
 
     Args:
         residual: ``[*spatial]``, what is to be explained, zero where a pixel does not count.
-        slopes: its slope in the displacement's ``d`` components, ``[*spatial]`` each, likewise.
+        slopes: of what is shown in the displacement's ``d`` components, ``[*spatial]`` each, likewise.
         deviations: of the windows, normalised units.
 
     Returns:

@@ -78,7 +78,7 @@ def contrast_loss(
         charge_leaving: a pixel that has left costs what it costs undisplaced; by default it does not count.
 
     Returns:
-        the loss, and its terms, named as those of ``sequence_loss``.
+        the loss, and its terms, named as those of ``sequence_loss``: ``mse`` is the last look's mismatch.
     """
     pair = jax.tree.map(lambda array: array[0], quieted(fixed[None], moving[None]))
 
