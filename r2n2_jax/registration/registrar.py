@@ -76,7 +76,7 @@ class Registrar:
                 nothing is refined.
             tolerance_mm: the accuracy that is wanted: local transformations are added until the displacement's standard
                 deviation, the mean over the image, is no larger. By default none is looked at.
-            mask: ``[*spatial]``, not zero at the fixed image's pixels that refinement looks at; by default all but what is
+            mask: ``[*spatial]``, not zero at the fixed image's pixels that are looked at; by default all but what is
                 painted before the scene, ``Registration.left_out``.
 
         Raises:
@@ -172,7 +172,7 @@ class Registrar:
     ) -> Iterator[Registration]:
         """As ``register_batch``, a few pairs at a time, so that no more than their fields need be held.
 
-        ``mask [*spatial]`` names the fixed images' pixels that refinement looks at, by default as in ``register``; ``spacing``
+        ``mask [*spatial]`` names the fixed images' pixels that are looked at, by default as in ``register``; ``spacing``
         is that of the pixels, in ``(x, y[, z])`` order, by default the same along all axes.
         """
 
