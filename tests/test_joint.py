@@ -308,23 +308,6 @@ def test_scan_equals_a_python_loop(key):
     np.testing.assert_allclose(sequence.gaussians.weight[:, 0], carry.gaussians.weight[0], atol=1e-4)
 
 
-def test_the_same_weights_run_at_any_length(key):
-    fixed, moving = smooth_pair(key)[:, None]
-    params = random_params(CONFIG)
-    short, long = (apply(CONFIG, params, fixed, moving, steps=steps) for steps in (2, 6))
-    assert long.warped.shape[0] == 6
-    np.testing.assert_allclose(short.warped, long.warped[:2], atol=1e-3)
-
-
-def test_pairs_of_a_batch_do_not_see_each_other(key):
-    pairs = jnp.stack([smooth_pair(k) for k in jax.random.split(key, 3)])
-    params = random_params(CONFIG)
-    together = apply(CONFIG, params, pairs[:, 0], pairs[:, 1]).displacement
-    for i in range(3):
-        alone = apply(CONFIG, params, pairs[i : i + 1, 0], pairs[i : i + 1, 1]).displacement
-        np.testing.assert_allclose(together[i], alone[0], atol=1e-3)
-
-
 def test_three_dimensions_and_odd_sizes(key):
     config = ModelConfig(
         ndim=3, resolution=16, steps=2, channels=(2, 4, 4, 6), hidden=8, remat=True, sigma_min=0.005, joint=True, noise=0.0
