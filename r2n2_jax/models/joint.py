@@ -37,11 +37,8 @@ from r2n2_jax.ops.warp import inside, sample
 
 Array = jax.Array
 
-_WIDEST, _WIDE, _NARROWING = (
-    16.0,
-    2,
-    4,
-)  # how wide the window is, until which look, how many make it narrow
+_WIDEST, _WIDE = 16.0, 2  # how many times as wide as usual the window is at first; the last look at which it is
+_NARROWING = 4  # looks that make it narrow
 _BLUR = 0.0952  # of what is linearised at first, normalised units: three pixels of 64
 SCALES = (0.1, 0.2, 0.4)  # of the windows in which motion is seen, normalised units
 _SMOOTHNESS = 0.1  # see ops.joint_weights
@@ -85,17 +82,15 @@ class JointCarry(NamedTuple):
 
 
 @jax.jit
-def widening(look: Array) -> Array:
-    """How many times as wide as usual the window of local contrast is at a look, counted from 0; and how many times as far
-    off a residual must be to be held back.
-    """
-    return _WIDEST ** (1.0 - distinct(look))
+def distinct(look: Array) -> Array:
+    """How far the looks, counted from 0, have come from seeing large motion to seeing detail, from 0 to 1."""
+    return jnp.clip((look - _WIDE) / _NARROWING, 0.0, 1.0)
 
 
 @jax.jit
-def distinct(look: Array) -> Array:
-    """How far the looks have come from seeing large motion to seeing detail, from 0 to 1."""
-    return jnp.clip((look - _WIDE) / _NARROWING, 0.0, 1.0)
+def widening(look: Array) -> Array:
+    """How many times as wide as usual the window of local contrast is, and as large a residual must be to be held back."""
+    return _WIDEST ** (1.0 - distinct(look))
 
 
 def quieted(fixed: Array, moving: Array, mask: Array | None = None) -> Pair:
