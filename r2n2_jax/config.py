@@ -1,4 +1,4 @@
-"""Every number a run depends on, as frozen dataclasses, and the presets ``paper`` and ``small``."""
+"""Every number a run depends on, as frozen dataclasses, and the presets ``small``, ``volume`` and ``paper``."""
 
 import dataclasses
 import math
@@ -186,21 +186,28 @@ class Config:
 # What older versions could set and what changed no result, by section.
 _RETIRED = {"model": {"unroll"}}
 
+_SMALL = Config(
+    model=ModelConfig(
+        resolution=64,
+        steps=8,
+        channels=(8, 16, 32, 64),
+        hidden=256,
+        sigma_min=0.005,
+        position_gain=10.0,
+        joint=True,
+        noise=0.0,
+        remat=False,
+    ),
+    optimiser=OptimiserConfig(learning_rate=1.5e-3, warmup=50, decay="cosine", contrast=True, charge_leaving=True),
+    training=TrainingConfig(steps=560, batch=8, checkpoint_every=100, validation_pairs=32),
+)
+
 PRESETS = {
-    "small": Config(
-        model=ModelConfig(
-            resolution=64,
-            steps=8,
-            channels=(8, 16, 32, 64),
-            hidden=256,
-            sigma_min=0.005,
-            position_gain=10.0,
-            joint=True,
-            noise=0.0,
-            remat=False,
-        ),
-        optimiser=OptimiserConfig(learning_rate=1.5e-3, warmup=50, decay="cosine", contrast=True, charge_leaving=True),
-        training=TrainingConfig(steps=560, batch=8, checkpoint_every=100, validation_pairs=32),
+    "small": _SMALL,
+    "volume": dataclasses.replace(
+        _SMALL,
+        model=dataclasses.replace(_SMALL.model, ndim=3, resolution=32, steps=12),
+        training=TrainingConfig(steps=600, batch=4, checkpoint_every=50, validation_pairs=16),
     ),
     "paper": Config(),
 }

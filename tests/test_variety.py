@@ -101,7 +101,7 @@ def test_the_random_motion_hardly_ever_folds(key):
 
     @jax.jit
     def least(key):
-        return displacement_and_determinant(variety._random_bumps(key), points)[1].min()
+        return displacement_and_determinant(variety._random_bumps(key, 2), points)[1].min()
 
     slopes = np.asarray(jax.lax.map(least, jax.random.split(key, 500)))
     assert (slopes < 0.9).mean() > 0.3
@@ -112,7 +112,7 @@ def test_the_view_keeps_angles(key):
     """The images of the axes are of one length and at right angles, mirrored in half of the draws."""
     turns = []
     for each in jax.random.split(key, 40):
-        view = variety._random_view(each)
+        view = variety._random_view(each, 2)
         origin, x, y = view(jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
         x, y = np.asarray(x - origin), np.asarray(y - origin)
         np.testing.assert_allclose([x @ y, x @ x], [0.0, y @ y], atol=1e-5)

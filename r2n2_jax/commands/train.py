@@ -13,7 +13,7 @@ from r2n2_jax.data.dataset import PhantomSource, SeriesSource, Source
 from r2n2_jax.data.series import describe_series, find_patients, read_series
 from r2n2_jax.data.splits import claim_splits, seen_patients, split_patients
 from r2n2_jax.errors import InputError
-from r2n2_jax.evaluation.cases import phantom_pairs, series_cases, unjudged_landmarks
+from r2n2_jax.evaluation.cases import Case, phantom_pairs, series_cases, unjudged_landmarks
 from r2n2_jax.evaluation.methods import identity, network
 from r2n2_jax.evaluation.report import evaluate
 from r2n2_jax.evaluation.tables import print_tables
@@ -24,7 +24,7 @@ from r2n2_jax.runtime.devices import leader_first, leads, training_mesh
 from r2n2_jax.training.loop import claim, train
 from r2n2_jax.training.state import fits
 
-_TEST_PAIRS = 64
+_TEST_PAIRS = {2: 64, 3: 24}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,9 @@ class Arguments:
     """Weights to start from: the --workdir of another run, or "pretrained" for those that come with the package."""
     order_by: OrderBy | None = None
     """Of DICOM series: the entry that orders the frames, where more than one or none does."""
-    preset: Literal["small", "paper"] = "small"
-    """Where the config below starts from: small learns in minutes on a CPU, paper has the paper's numbers."""
+    preset: Literal["small", "volume", "paper"] = "small"
+    """Where the config below starts from: small learns in minutes on a CPU, volume is small in 3D and learns in half an hour,
+    paper has the paper's numbers."""
     config: Annotated[Config, tyro.conf.arg(name="")] = PRESETS["small"]
 
 
@@ -73,8 +74,8 @@ def main() -> None:
 
     if arguments.order_by is not None and arguments.data is None:
         raise InputError("--order-by is of the series in --data; the phantom has no use for it")
-    if config.model.ndim != 2:
-        raise InputError(f"--model.ndim {config.model.ndim}: the phantom and the series are 2D; train with 2")
+    if config.model.ndim == 3 and arguments.data is not None:
+        raise InputError("--data is read as series of slices; volumes are trained on the phantom alone, without --data")
     patients = None if arguments.data is None else find_patients(arguments.data)
     before = set() if arguments.init is None else seen_patients(arguments.init)
     splits = None if patients is None else split_patients(patients, config.training.seed, before=before)
@@ -106,12 +107,17 @@ def main() -> None:
     if not leads():
         return
     if series is None:
-        title, cases = "unseen phantom pairs", phantom_pairs(config.phantom, config.model.resolution, _TEST_PAIRS)
+        title, cases = "unseen phantom pairs", _unseen_phantoms(config)
     else:
         title = "unseen patients" if test else "validation patients"
     print_tables(evaluate(registrar, [identity(), network(registrar, refine=0)], cases, workdir), title)
     print(f"picture: {workdir / 'registration.png'}   numbers: {workdir / 'results.json'}")
     print(f"curves: tensorboard --logdir {workdir}")
+
+
+def _unseen_phantoms(config: Config) -> list[Case]:
+    model = config.model
+    return phantom_pairs(config.phantom, model.resolution, _TEST_PAIRS[model.ndim], ndim=model.ndim)
 
 
 def _going_on(preset: Config, init: Config) -> Config:

@@ -81,10 +81,11 @@ class PhantomSource:
 
     def batches(self, start: int) -> Iterator[Batch]:
         """See ``Source``."""
-        phantom, size, resolution = self._config.phantom, self._config.training.batch, self._config.model.resolution
+        model, size = self._config.model, self._config.training.batch
+        shape = (model.resolution,) * model.ndim
         for step in itertools.count(start):
             key = jax.random.fold_in(self._key, step)
-            yield own_part(_phantom_batch(key, config=phantom, size=size, resolution=resolution))
+            yield own_part(_phantom_batch(key, config=self._config.phantom, size=size, shape=shape))
 
     def examples(self, count: int) -> Examples:
         """See ``Source``."""
@@ -92,10 +93,10 @@ class PhantomSource:
 
 
 @functools.partial(kept, returns=[Batch])
-@functools.partial(jax.jit, static_argnames=("config", "size", "resolution"))
-def _phantom_batch(key: Array, *, config: PhantomConfig, size: int, resolution: int) -> Batch:
+@functools.partial(jax.jit, static_argnames=("config", "size", "shape"))
+def _phantom_batch(key: Array, *, config: PhantomConfig, size: int, shape: tuple[int, ...]) -> Batch:
     key_pairs, key_direction, key_varied, key_last = jax.random.split(key, 4)
-    pairs = sample_batch(jax.random.split(key_pairs, -(-size // 2)), config, (resolution, resolution))
+    pairs = sample_batch(jax.random.split(key_pairs, -(-size // 2)), config, shape)
     first, second = (jax.vmap(standardise)(images) for images in (pairs.fixed, pairs.moving))
     batch = Batch(jnp.concatenate([first, second])[:size], jnp.concatenate([second, first])[:size])
     if size % 2:
@@ -111,9 +112,8 @@ def _phantom_batch(key: Array, *, config: PhantomConfig, size: int, resolution: 
     others = jax.vmap(vary)(keys, *(images[chosen] for images in batch))
     # Where the fraction is no whole number of pairs, the last one is varied as often as the rest of it says.
     unchanged = jnp.arange(varied) + jax.random.uniform(key_last) >= config.variety * size
-    mixed = (
-        jnp.where(unchanged[:, None, None, None], images[chosen], other) for images, other in zip(batch, others, strict=True)
-    )
+    unchanged = unchanged.reshape(-1, *(1,) * (len(shape) + 1))
+    mixed = (jnp.where(unchanged, images[chosen], other) for images, other in zip(batch, others, strict=True))
     return Batch(*(images.at[chosen].set(new) for images, new in zip(batch, mixed, strict=True)))
 
 
@@ -157,25 +157,25 @@ class SeriesSource:
         return series_examples(self._validation, count)
 
 
-def held_out_phantoms(config: PhantomConfig, resolution: int, split: Split, count: int) -> Pair:
+def held_out_phantoms(config: PhantomConfig, resolution: int, split: Split, count: int, *, ndim: int = 2) -> Pair:
     """The first ``count`` pairs of the phantom's validation or test set, fields ``[count, ...]``; never trained on."""
     root = jax.random.key(_HELD_OUT_SEEDS[split])
     parts = []
     for start in range(0, count, _HELD_OUT_AT_ONCE):
         keys = jax.vmap(functools.partial(jax.random.fold_in, root))(jnp.arange(start, start + _HELD_OUT_AT_ONCE))
-        parts.append(_phantoms(keys, config=config, resolution=resolution))
+        parts.append(_phantoms(keys, config=config, shape=(resolution,) * ndim))
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays)[:count], *parts)
 
 
 @functools.partial(kept, returns=[Pair])
-@functools.partial(jax.jit, static_argnames=("config", "resolution"))
-def _phantoms(keys: Array, *, config: PhantomConfig, resolution: int) -> Pair:
-    return sample_batch(keys, config, (resolution, resolution))
+@functools.partial(jax.jit, static_argnames=("config", "shape"))
+def _phantoms(keys: Array, *, config: PhantomConfig, shape: tuple[int, ...]) -> Pair:
+    return sample_batch(keys, config, shape)
 
 
 def phantom_examples(config: Config, split: Split, count: int) -> Examples:
     """Held-out phantoms, as training sees pairs."""
-    pairs = held_out_phantoms(config.phantom, config.model.resolution, split, count)
+    pairs = held_out_phantoms(config.phantom, config.model.resolution, split, count, ndim=config.model.ndim)
     fixed, moving = (jax.vmap(standardise)(images) for images in (pairs.fixed, pairs.moving))
     return Examples(fixed, moving, pairs.fixed_landmarks, pairs.moving_landmarks)
 

@@ -1,14 +1,16 @@
-"""Phantom pairs made into pairs of anything, for ONE pair ``[H, W, 1]`` float32.
+"""Phantom pairs made into pairs of anything, for ONE pair ``[*spatial, 1]`` float32.
 
 A network must see such pairs to work on images of other organs than the phantom's. Pure, on device; no landmark or exact field
 goes with them.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from r2n2_jax.ops.gaussian import Gaussians, displacement
-from r2n2_jax.ops.grid import coordinates
+from r2n2_jax.ops.gaussian import Gaussians, displacement, rotation_matrix
+from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import standardise
 from r2n2_jax.ops.warp import sample
 
@@ -30,7 +32,7 @@ def vary(key: Array, fixed: Array, moving: Array) -> tuple[Array, Array]:
 
     Args:
         key: decides everything.
-        fixed: ``[H, W, 1]``, any range.
+        fixed: ``[*spatial, 1]``, any range.
         moving: the same shape.
 
     Returns:
@@ -38,38 +40,42 @@ def vary(key: Array, fixed: Array, moving: Array) -> tuple[Array, Array]:
     """
     key_view, key_motion, key_frame, key_contrast, key_noise, key_agent = jax.random.split(key, 6)
     points = coordinates(fixed.shape[:-1])
-    view = _random_view(key_view)
+    d = points.shape[-1]
+    view = _random_view(key_view, d)
     behind = jnp.where(jax.random.bernoulli(key_frame), moving, fixed)
-    field = displacement(_random_bumps(key_motion), points)
+    field = displacement(_random_bumps(key_motion, d), points)
     pair = jnp.stack([_pulled(fixed, view(points)), _enhanced(key_agent, _pulled(behind, view(points + field)))])
     pair = _recoloured(key_contrast, pair)
     pair = pair + _NOISE * jax.random.normal(key_noise, pair.shape)
     return standardise(pair[0]), standardise(pair[1])
 
 
-def _random_view(key: Array):
-    """A random similarity of the plane, as a function of points."""
+def _random_view(key: Array, d: int) -> Callable[[Array], Array]:
+    """A random similarity of space, as a function of points."""
     turn, mirror, zoom, shift = jax.random.split(key, 4)
-    angle = jax.random.uniform(turn, maxval=2 * jnp.pi)
     flip = jnp.where(jax.random.bernoulli(mirror), 1.0, -1.0)
     scale = jnp.exp(jax.random.uniform(zoom, minval=jnp.log(_ZOOM[0]), maxval=jnp.log(_ZOOM[1])))
-    rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-    matrix = scale * rotation @ jnp.diag(jnp.stack([flip, jnp.ones(())]))
-    centre = jax.random.uniform(shift, (2,), minval=-_SHIFT, maxval=_SHIFT)
+    rotation = rotation_matrix(jax.random.uniform(turn, (_angles(d),), maxval=2 * jnp.pi))
+    matrix = scale * rotation @ jnp.diag(jnp.stack([flip, *[jnp.ones(())] * (d - 1)]))
+    centre = jax.random.uniform(shift, (d,), minval=-_SHIFT, maxval=_SHIFT)
     return lambda points: points @ matrix.T + jnp.broadcast_to(centre, points.shape)
 
 
-def _random_bumps(key: Array) -> Gaussians:
+def _random_bumps(key: Array, d: int) -> Gaussians:
     """A few Gaussians, each too flat to fold; their common size is anything between nearly none and the largest."""
     place, size, turn, push, all_ = jax.random.split(key, 5)
-    deviation = jnp.exp(jax.random.uniform(size, (_BUMPS, 2), minval=jnp.log(_DEVIATION[0]), maxval=jnp.log(_DEVIATION[1])))
-    weight = jax.random.normal(push, (_BUMPS, 2)) * jnp.min(deviation, axis=1, keepdims=True)
+    deviation = jnp.exp(jax.random.uniform(size, (_BUMPS, d), minval=jnp.log(_DEVIATION[0]), maxval=jnp.log(_DEVIATION[1])))
+    weight = jax.random.normal(push, (_BUMPS, d)) * jnp.min(deviation, axis=1, keepdims=True)
     return Gaussians(
-        position=jax.random.uniform(place, (_BUMPS, 2), minval=-0.9, maxval=0.9),
+        position=jax.random.uniform(place, (_BUMPS, d), minval=-0.9, maxval=0.9),
         variance=deviation**2,
-        rotation=jax.random.uniform(turn, (_BUMPS, 1), maxval=jnp.pi),
+        rotation=jax.random.uniform(turn, (_BUMPS, _angles(d)), maxval=jnp.pi),
         weight=_STEEPNESS * jax.random.uniform(all_) * weight,
     )
+
+
+def _angles(d: int) -> int:
+    return d * (d - 1) // 2
 
 
 def _pulled(image: Array, points: Array) -> Array:
@@ -86,20 +92,22 @@ def _enhanced(key: Array, image: Array) -> Array:
 
 
 def _agent(key: Array, points: Array) -> Array:
-    """What contrast agent multiplies the signal with at points ``[..., 2]``: a few ellipses, sharp or soft: ``[...]``."""
+    """What contrast agent multiplies the signal with at points ``[..., d]``: a few ellipsoids, sharp or soft: ``[...]``."""
+    d = points.shape[-1]
     place, size, turn, soft, change = jax.random.split(key, 5)
-    centre = jax.random.uniform(place, (_STRUCTURES, 2), minval=-0.7, maxval=0.7)
-    radius = jnp.exp(jax.random.uniform(size, (_STRUCTURES, 2), minval=jnp.log(_RADIUS[0]), maxval=jnp.log(_RADIUS[1])))
-    angle = jax.random.uniform(turn, (_STRUCTURES,), maxval=jnp.pi)
+    centre = jax.random.uniform(place, (_STRUCTURES, d), minval=-0.7, maxval=0.7)
+    radius = jnp.exp(jax.random.uniform(size, (_STRUCTURES, d), minval=jnp.log(_RADIUS[0]), maxval=jnp.log(_RADIUS[1])))
+    rotation = rotation_matrix(jax.random.uniform(turn, (_STRUCTURES, _angles(d)), maxval=jnp.pi))
     edge = jax.random.uniform(soft, (_STRUCTURES,), minval=_EDGE[0], maxval=_EDGE[1])
     power = jax.random.uniform(change, (_STRUCTURES,), minval=-1.0, maxval=1.0)
+    at = components(points)
 
-    def one(centre: Array, radius: Array, angle: Array, edge: Array, power: Array) -> Array:
-        x, y = (points[..., axis] - centre[axis] for axis in range(2))
-        along, across = jnp.cos(angle) * x + jnp.sin(angle) * y, jnp.cos(angle) * y - jnp.sin(angle) * x
-        return power * jax.nn.sigmoid((1.0 - jnp.hypot(along / radius[0], across / radius[1])) / edge)
+    def one(centre: Array, radius: Array, rotation: Array, edge: Array, power: Array) -> Array:
+        offset = [part - centre[i] for i, part in enumerate(at)]
+        along = [sum(rotation[i, j] * offset[i] for i in range(d)) / radius[j] for j in range(d)]
+        return power * jax.nn.sigmoid((1.0 - jnp.sqrt(sum(part**2 for part in along))) / edge)
 
-    powers = jnp.sum(jax.vmap(one)(centre, radius, angle, edge, power), axis=0)
+    powers = jnp.sum(jax.vmap(one)(centre, radius, rotation, edge, power), axis=0)
     return _FACTOR ** jnp.clip(powers, -1.0, 1.0)
 
 

@@ -9,7 +9,14 @@ import numpy as np
 
 from r2n2_jax.config import PhantomConfig
 from r2n2_jax.data.dataset import held_out_phantoms
-from r2n2_jax.data.phantom.patients import CYCLE, exact_displacements, held_out_patients, masks
+from r2n2_jax.data.phantom.patients import (
+    CYCLE,
+    PhantomSeries,
+    exact_displacements,
+    held_out_patients,
+    held_out_volumes,
+    masks,
+)
 from r2n2_jax.data.series import MASKS, Series, find_patients
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.images import Image, read_labels
@@ -17,7 +24,8 @@ from r2n2_jax.io.landmarks import place_landmarks
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.registration.result import Registration
 
-FIELD_OF_VIEW_MM = 400.0  # of every phantom, along both axes
+FIELD_OF_VIEW_MM = 400.0  # of every phantom, along a slice's axes
+_DEPTH_MM = 256.0  # of a volume, from front to back
 
 
 class Case(NamedTuple):
@@ -82,50 +90,61 @@ def pair_case(
     return case._replace(fixed_landmarks=landmarks[None, 0], moving_landmarks=landmarks[None, 1])
 
 
-def phantom_pairs(config: PhantomConfig, resolution: int, count: int) -> list[Case]:
+def phantom_pairs(config: PhantomConfig, resolution: int, count: int, *, ndim: int = 2) -> list[Case]:
     """The first ``count`` single pairs of the phantom's test set."""
-    pairs = jax.tree.map(np.asarray, held_out_phantoms(config, resolution, "test", count))
-    spacing = (FIELD_OF_VIEW_MM / resolution,) * 2
+    pairs = jax.tree.map(np.asarray, held_out_phantoms(config, resolution, "test", count, ndim=ndim))
     images = pairs.fixed[..., 0], pairs.moving[..., 0]
     landmarks = pairs.fixed_landmarks, pairs.moving_landmarks
-    return [Case("phantom", "", *images, spacing, *landmarks, pairs.displacement, pairs.body)]
+    return [Case("phantom", "", *images, _spacing(images[0].shape[1:]), *landmarks, pairs.displacement, pairs.body)]
 
 
 def phantom_patients(
     config: PhantomConfig, resolution: int, *, patients: int = 4, slices: int = 3, frames: int = CYCLE
 ) -> list[Case]:
     """The paper's test set in phantoms: patients x slices, one breathing cycle each, every frame to the mid one."""
-    cases = []
     held_out = held_out_patients(config, resolution, "test", patients=patients, slices=slices, frames=frames)
-    spacing = (FIELD_OF_VIEW_MM / resolution,) * 2
-    for patient, members in enumerate(held_out, start=1):
-        for number, slice_ in enumerate(members, start=1):
-            others = [t for t in range(len(slice_.frames)) if t != slice_.fixed]
-            exact = exact_displacements(slice_, np.array(others), coordinates((resolution,) * 2))
-            organs = masks(slice_)
-            depth = 0.5 * FIELD_OF_VIEW_MM * np.asarray(slice_.breaths.depth - slice_.breaths.depth[slice_.fixed])
-            landmarks, frames_ = np.asarray(slice_.landmarks), np.asarray(slice_.frames[..., 0])
+    return [
+        _phantom_case(f"Patient {patient}", f"Slice {number}", series)
+        for patient, members in enumerate(held_out, start=1)
+        for number, series in enumerate(members, start=1)
+    ]
 
-            def pair(array: np.ndarray, others: list[int] = others, fixed: int = slice_.fixed) -> tuple[np.ndarray, np.ndarray]:
-                return np.broadcast_to(array[fixed], (len(others), *array.shape[1:])), array[others]
 
-            cases.append(
-                Case(
-                    f"Patient {patient}",
-                    f"Slice {number}",
-                    *pair(frames_),
-                    spacing,
-                    *pair(landmarks),
-                    np.asarray(exact),
-                    pair(organs.pop("body"))[0],
-                    {name: pair(mask)[0] for name, mask in organs.items()},
-                    {name: pair(mask)[1] for name, mask in organs.items()},
-                    depth[others],
-                    slice_.fixed,
-                    np.array(others),
-                )
-            )
-    return cases
+def phantom_volumes(config: PhantomConfig, resolution: int, *, patients: int = 4, frames: int = CYCLE) -> list[Case]:
+    """The test set of volumes: one breathing cycle of each patient, every frame to the mid one."""
+    held_out = held_out_volumes(config, resolution, "test", patients=patients, frames=frames)
+    return [_phantom_case(f"Patient {patient}", "Volume", series) for patient, series in enumerate(held_out, start=1)]
+
+
+def _spacing(shape: Sequence[int]) -> tuple[float, ...]:
+    """Of a phantom ``(H, W)`` or ``(D, H, W)``, in ``(x, y[, z])`` order."""
+    extents = (FIELD_OF_VIEW_MM, FIELD_OF_VIEW_MM, _DEPTH_MM)
+    return tuple(extent / pixels for extent, pixels in zip(extents, reversed(shape), strict=False))
+
+
+def _phantom_case(patient: str, name: str, series: PhantomSeries) -> Case:
+    shape, fixed = series.frames.shape[1:-1], series.fixed
+    others = np.array([t for t in range(len(series.frames)) if t != fixed])
+    depth = 0.5 * FIELD_OF_VIEW_MM * np.asarray(series.breaths.depth - series.breaths.depth[fixed])
+    organs = masks(series)
+
+    def pair(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.broadcast_to(array[fixed], (len(others), *array.shape[1:])), array[others]
+
+    return Case(
+        patient,
+        name,
+        *pair(np.asarray(series.frames[..., 0])),
+        _spacing(shape),
+        *pair(np.asarray(series.landmarks)),
+        np.asarray(exact_displacements(series, others, coordinates(shape))),
+        pair(organs.pop("body"))[0],
+        {name: pair(mask)[0] for name, mask in organs.items()},
+        {name: pair(mask)[1] for name, mask in organs.items()},
+        depth[others],
+        fixed,
+        others,
+    )
 
 
 def series_cases(series: Sequence[Series], folder: Path) -> list[Case]:

@@ -16,6 +16,7 @@ def convolve(features: Array, kernel: Array, stride: int) -> Array:
     Its gradients are the ordinary ones, in reverse mode only. On a CPU they are written as plain convolutions of transposed
     operands, because XLA (0.10 of jaxlib and before) brings a gradient's convolution into the form its fast kernels take only
     in the outermost computation: inside a ``scan`` the ordinary gradient runs through a plain loop, ten to thirty times slower.
+    In 3D it has no fast kernel at all; there a plane's neighbours become channels of it, and the planes a batch.
 
     Args:
         features: ``[B, *spatial, C]``.
@@ -36,7 +37,10 @@ def _convolve_backward(stride: int, operands: tuple[Array, Array], cotangent: Ar
     def ordinary(features: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
         return jax.vjp(functools.partial(_correlate, stride=stride), features, kernel)[1](cotangent)
 
-    on_cpu = functools.partial(_transposed_correlations, stride=stride)
+    def by_planes(features: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+        return jax.vjp(functools.partial(_by_planes, stride=stride), features, kernel)[1](cotangent)
+
+    on_cpu = by_planes if cotangent.ndim == 5 else functools.partial(_transposed_correlations, stride=stride)
     return jax.lax.platform_dependent(*operands, cotangent, cpu=on_cpu, default=ordinary)
 
 
@@ -71,7 +75,26 @@ class Convolution(nn.Module):
 
 
 def _correlate(features: Array, kernel: Array, stride: int) -> Array:
-    return _convolution(features, kernel, _padding(features, kernel, stride), stride=stride)
+    def ordinary(features: Array, kernel: Array) -> Array:
+        return _convolution(features, kernel, _padding(features, kernel, stride), stride=stride)
+
+    if features.ndim == 4:
+        return ordinary(features, kernel)
+    on_cpu = functools.partial(_by_planes, stride=stride)
+    return jax.lax.platform_dependent(features, kernel, cpu=on_cpu, default=ordinary)
+
+
+def _by_planes(features: Array, kernel: Array, stride: int) -> Array:
+    """``_correlate`` in 3D as ONE in 2D: every plane with the planes that the kernel reaches as further channels."""
+    batch, *size, channels = features.shape
+    width, out = kernel.shape[0], kernel.shape[-1]
+    padded = jnp.pad(features, [(0, 0), _padding(features, kernel, stride)[0], *[(0, 0)] * 3])
+    planes = -(-size[0] // stride)
+    reached = [jax.lax.slice_in_dim(padded, k, k + (planes - 1) * stride + 1, stride, 1) for k in range(width)]
+    stacked = jnp.concatenate(reached, axis=-1).reshape(batch * planes, *size[1:], width * channels)
+    flat = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], width * channels, out)
+    result = convolve(stacked, flat, stride)
+    return result.reshape(batch, planes, *result.shape[1:])
 
 
 def _transposed_correlations(features: Array, kernel: Array, cotangent: Array, stride: int) -> tuple[Array, Array]:

@@ -162,15 +162,18 @@ def _write_validation(writer: SummaryWriter, examples: Examples, found: Validati
     values = {"mse": found.mse, "coverage": found.coverage}
     values |= {} if found.tre_px is None else {"tre_px": found.tre_px}
     _write_scalars(writer, "validation", values, step)
-    if examples.fixed.ndim == 4:
-        writer.add_image("validation/fixed_moving_warped_difference", _montage(examples, found), step, dataformats="HW")
+    writer.add_image("validation/fixed_moving_warped_difference", _montage(examples, found), step, dataformats="HW")
     writer.flush()
 
 
 def _montage(examples: Examples, found: Validation) -> np.ndarray:
-    """A row a pair: fixed, moving, warped, and |fixed - warped|; uint8."""
-    fixed, moving, warped = (
-        np.asarray(jax.device_get(images[:_PICTURES]))[..., 0] for images in (examples.fixed, examples.moving, found.warped)
-    )
+    """A row a pair: fixed, moving, warped, and |fixed - warped|, of volumes the middle plane; uint8."""
+    fixed, moving, warped = (_plane(images[:_PICTURES]) for images in (examples.fixed, examples.moving, found.warped))
     rows = np.concatenate([fixed + 2.0, moving + 2.0, warped + 2.0, 2.0 * np.abs(fixed - warped)], axis=2)
     return (np.clip(rows.reshape(-1, rows.shape[-1]) / 4.0, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def _plane(images: jax.Array) -> np.ndarray:
+    """``[N, *spatial, 1]`` to ``[N, H, W]``."""
+    pixels = np.asarray(jax.device_get(images))[..., 0]
+    return pixels if pixels.ndim == 3 else pixels[:, pixels.shape[1] // 2]

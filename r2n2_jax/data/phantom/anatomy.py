@@ -1,7 +1,7 @@
-"""The phantom's patient: a coronal thorax in its mid-respiratory position, every structure a formula of the tissue point.
+"""The phantom's patient: a thorax in its mid-respiratory position, every border a formula of the tissue point.
 
-Tissue points are ``[..., 2]`` in ``(x, y)`` order, normalised units (x to the image's right, y towards the feet); intensities
-are relative to the brightest tissue.
+Tissue points are ``[..., 2]`` in ``(x, y)`` order, of a coronal slice, or ``[..., 3]`` in ``(x, y, z)`` order, of the volume;
+normalised units, x to the image's right, y towards the feet, z towards the back.
 """
 
 from typing import NamedTuple
@@ -9,16 +9,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from r2n2_jax.data.phantom.texture import waves
+from r2n2_jax.data.phantom.vessels import segments, tree
+from r2n2_jax.ops.grid import components
 
-_WAVES = 32
-_TREE_LEVELS = 3
+Array = jax.Array
 
 
 class Shape(NamedTuple):
-    """Scalars of one patient: lengths in normalised units (the field of view is 2 x 2), intensities, and shares.
+    """Scalars of one patient: lengths in normalised units (the field of view is 2 along every axis), intensities, and shares.
 
-    The module's ``_RANGES`` holds, field by field, the range each is drawn from.
+    The module's ``_RANGES`` holds, field by field, the range each is drawn from. ``posterior`` is where a coronal slice is cut;
+    from ``depth`` on they say how the body goes on from front to back, and are of volumes alone.
     """
 
     body_width: Array | tuple[float, float]
@@ -63,6 +65,16 @@ class Shape(NamedTuple):
     rib: Array | tuple[float, float]
     spine: Array | tuple[float, float]
     texture: Array | tuple[float, float]
+    depth: Array | tuple[float, float]
+    roundness: Array | tuple[float, float]
+    spine_depth: Array | tuple[float, float]
+    heart_depth: Array | tuple[float, float]
+    heart_thickness: Array | tuple[float, float]
+    dome_depth: Array | tuple[float, float]
+    dome_fall: Array | tuple[float, float]
+    rib_slope: Array | tuple[float, float]
+    motion_back: Array | tuple[float, float]
+    motion_front: Array | tuple[float, float]
 
 
 _RANGES = Shape(
@@ -108,18 +120,30 @@ _RANGES = Shape(
     rib=(0.1, 0.5),
     spine=(0.35, 0.75),
     texture=(0.05, 0.18),
+    depth=(0.8, 0.94),
+    roundness=(2.2, 2.8),
+    spine_depth=(0.5, 0.6),
+    heart_depth=(-0.35, -0.15),
+    heart_thickness=(0.25, 0.35),
+    dome_depth=(-0.2, 0.0),
+    dome_fall=(0.15, 0.4),
+    rib_slope=(0.1, 0.35),
+    motion_back=(0.0, 0.25),
+    motion_front=(0.02, 0.12),
 )
+
+_OF_A_SLICE = Shape._fields.index("depth")
 
 
 class Anatomy(NamedTuple):
-    """One patient.
+    """One patient, in ``d`` dimensions.
 
     Attributes:
         shape: the scalars.
-        lung_vessels: ``[S, 5]``: x0, y0, x1, y1, radius of every segment of the two lungs' trees.
-        liver_vessels: ``[S, 5]``, the same for the liver.
-        landmarks: ``[N, 2]``: branchings and tips of the vessels, points of the diaphragm.
-        waves: ``[K, 4]``: wave vector x, y, phase and amplitude of the tissue's texture.
+        lung_vessels: ``[S, 2 d + 1]``: start, end, radius of every segment of the two lungs' trees.
+        liver_vessels: ``[S, 2 d + 1]``, the same for the liver.
+        landmarks: ``[N, d]``: branchings and tips of the vessels, points of the diaphragm.
+        waves: ``[K, d + 2]``: wave vector, phase and amplitude of the tissue's texture.
     """
 
     shape: Shape
@@ -129,214 +153,154 @@ class Anatomy(NamedTuple):
     waves: Array
 
 
-def sample_anatomy(key: Array, *, body: Shape | None = None) -> Anatomy:
-    """A random patient; or, of the given ``body``, random vessels and texture."""
+def sample_anatomy(key: Array, *, ndim: int = 2, body: Shape | None = None) -> Anatomy:
+    """A random patient, as a coronal slice or as a volume; or, of the given ``body``, random vessels and texture."""
     key_shape, key_right, key_left, key_liver, key_waves = jax.random.split(key, 5)
-    low, high = jnp.array(_RANGES).T
-    s = Shape(*jax.random.uniform(key_shape, low.shape, minval=low, maxval=high)) if body is None else body
-    trees = [_tree(key_right), _tree(key_left), _tree(key_liver)]
+    s = _sample_shape(key_shape) if body is None else body
+    trees = [tree(k, ndim) for k in (key_right, key_left, key_liver)]
     placed = [_in_lung(s, trees[0], -1.0), _in_lung(s, trees[1], 1.0), _in_liver(s, trees[2])]
-    segments = [_segments(nodes) for nodes in placed]
+    vessels = [segments(nodes) for nodes in placed]
     dome_x = s.midline + jnp.array([-0.5, -0.4, -0.3, 0.3, 0.4, 0.5])
-    dome = jnp.stack([dome_x, diaphragm(s, dome_x)], axis=-1)
+    # In a volume some in front and some behind the domes' tops.
+    dome_z = [] if ndim == 2 else [jnp.array([-0.3, 0.1, 0.3, -0.2, 0.0, 0.3])]
+    dome = jnp.stack([dome_x, diaphragm(s, dome_x, *dome_z), *dome_z], axis=-1)
     return Anatomy(
         shape=s,
-        lung_vessels=jnp.concatenate(segments[:2]),
-        liver_vessels=segments[2],
+        lung_vessels=jnp.concatenate(vessels[:2]),
+        liver_vessels=vessels[2],
         landmarks=jnp.concatenate([*(nodes[1:] for nodes in placed), dome]),
-        waves=_waves(key_waves),
+        waves=waves(key_waves, ndim),
     )
+
+
+def _sample_shape(key: Array) -> Shape:
+    low, high = jnp.array(_RANGES).T
+    # Slices were there first: a patient's numbers of a slice do not depend on those of the volume.
+    parts = [(key, slice(_OF_A_SLICE)), (jax.random.fold_in(key, 1), slice(_OF_A_SLICE, None))]
+    drawn = [jax.random.uniform(k, low[part].shape, minval=low[part], maxval=high[part]) for k, part in parts]
+    return Shape(*jnp.concatenate(drawn))
+
+
+def from_axis(s: Shape, points: Array) -> Array:
+    """How far points lie from the body's axis: ``|x|`` in a slice, in a volume along its rounded cross-section: ``[...]``."""
+    x, _, *z = components(points)
+    if not z:
+        return jnp.abs(x)
+    # The small constant keeps the root's derivative finite in the centre.
+    depth = jnp.abs(z[0]) * s.body_width / s.depth
+    return (jnp.abs(x) ** s.roundness + depth**s.roundness + 1e-6) ** (1.0 / s.roundness)
 
 
 def outline(s: Shape, points: Array) -> Array:
     """Signed distance (about) to the body's outline, positive inside: ``[...]``."""
-    x, y = points[..., 0], points[..., 1]
-    narrowing = (s.body_width - s.neck) * jax.nn.sigmoid((s.shoulder - y) / 0.05)
-    return s.body_width - narrowing - jnp.abs(x)
+    narrowing = (s.body_width - s.neck) * jax.nn.sigmoid((s.shoulder - points[..., 1]) / 0.05)
+    return s.body_width - narrowing - from_axis(s, points)
 
 
 def cavity(s: Shape, points: Array) -> Array:
     """Signed distance (about) to the inner chest wall, positive inside; the cavity is open towards the feet: ``[...]``."""
-    x, y = points[..., 0], points[..., 1]
     half_width = s.body_width - s.wall
-    rise = jnp.clip((s.vault - y) / (s.vault - s.apex), 0.0, None)
-    across = jnp.abs(x) / half_width
+    rise = jnp.clip((s.vault - points[..., 1]) / (s.vault - s.apex), 0.0, None)
+    across = from_axis(s, points) / half_width
     # The small constant keeps the root's derivative finite in the centre.
     radius = (across**s.vault_exponent + rise**s.vault_exponent + 1e-6) ** (1.0 / s.vault_exponent)
     return half_width * (1.0 - radius)
 
 
-def diaphragm(s: Shape, x: Array) -> Array:
-    """The height ``y`` of the diaphragm above ``x``: two domes, the left one lower."""
+def diaphragm(s: Shape, x: Array, z: Array | None = None) -> Array:
+    """The height ``y`` of the diaphragm at ``x``, in a volume at ``x`` and ``z``: two domes, the left one lower."""
     offset = x - s.midline
     right = s.dome_right + s.dome_curvature * (offset + s.dome_centre) ** 2
     left = s.dome_right + s.dome_left_lower + s.dome_curvature * (offset - s.dome_centre) ** 2
-    return -0.04 * jnp.logaddexp(-right / 0.04, -left / 0.04)
+    height = -0.04 * jnp.logaddexp(-right / 0.04, -left / 0.04)
+    return height if z is None else height + s.dome_fall * (z - s.dome_depth) ** 2
+
+
+def below_diaphragm(s: Shape, points: Array) -> Array:
+    """How far below the diaphragm points lie: ``[...]``."""
+    x, y, *z = components(points)
+    return y - diaphragm(s, x, *z)
 
 
 def heart_frame(s: Shape, points: Array) -> Array:
-    """Points in the heart's own frame, where it is the unit disc: ``[..., 2]``."""
+    """Points in the heart's own frame, where it is the unit disc or ball: ``[..., d]``."""
+    x, y, *z = components(points)
     centre_x = s.midline + s.heart_x
-    centre = jnp.stack([centre_x, diaphragm(s, centre_x) - s.heart_above_dome])
-    offset = points - centre.reshape((1,) * (points.ndim - 1) + (2,))
+    right, down = x - centre_x, y - (diaphragm(s, centre_x) - s.heart_above_dome)
     cos, sin = jnp.cos(s.heart_tilt), jnp.sin(s.heart_tilt)
-    along, across = cos * offset[..., 0] + sin * offset[..., 1], -sin * offset[..., 0] + cos * offset[..., 1]
-    return jnp.stack([along / s.heart_width, across / s.heart_height], axis=-1)
+    along, across = cos * right + sin * down, -sin * right + cos * down
+    deep = [(part - s.heart_depth) / s.heart_thickness for part in z]
+    return jnp.stack([along / s.heart_width, across / s.heart_height, *deep], axis=-1)
 
 
-def intensity(anatomy: Anatomy, tissue: Array, *, edge: float, lung_density: Array | float = 1.0) -> Array:
-    """The noise-free signal of tissue points.
-
-    Args:
-        anatomy: the patient.
-        tissue: ``[..., 2]``.
-        edge: the width over which one tissue gives way to the next, normalised.
-        lung_density: factor on the lung's signal, a scalar or ``[...]``.
-
-    Returns:
-        ``[...]``, zero outside the body.
-    """
-    s = anatomy.shape
-    x, y = tissue[..., 0], tissue[..., 1]
-
-    def over(below: Array, above: Array, distance: Array) -> Array:
-        return below + (above - below) * jax.nn.sigmoid(4.0 * distance / edge)
-
-    lung = s.lung * lung_density
-    lung = over(lung, jnp.full_like(x, s.vessel), _vessel_distance(anatomy.lung_vessels, tissue))
-    liver_vessel = jnp.full_like(x, s.liver * (1.0 + s.liver_vessel))
-    liver = over(jnp.full_like(x, s.liver), liver_vessel, _vessel_distance(anatomy.liver_vessels, tissue))
-    below = over(jnp.full_like(x, s.abdomen), liver, _liver_distance(s, tissue))
-    left_organ = _smooth_min(x - s.midline - 0.22, 0.62 - y)
-    below = over(below, jnp.full_like(x, s.left_abdomen), left_organ)
-    middle = jnp.full_like(x, 0.8 * s.muscle + 0.2 * s.heart)
-    chest = over(middle, lung, _beside_mediastinum(s, tissue))
-    radius = jnp.linalg.norm(heart_frame(s, tissue) + 1e-6, axis=-1)
-    heart = jnp.where(radius < 0.6, s.heart, 0.75 * s.heart)
-    chest = over(chest, heart, _heart_distance(s, tissue))
-    inner = over(chest, below, y - diaphragm(s, x))
-    wall = over(jnp.full_like(x, s.muscle), jnp.full_like(x, s.fat), 0.06 - outline(s, tissue))
-    wall = over(wall, jnp.full_like(x, s.rib), _rib_distance(s, tissue))
-    image = over(wall, inner, cavity(s, tissue))
-    vertebra = s.spine * (1.0 - 0.35 * (jnp.cos(2.0 * jnp.pi * (y / (0.75 * s.rib_spacing) + s.rib_phase)) > 0.75))
-    image = image + spine_visibility(s) * (over(image, vertebra, s.spine_width - jnp.abs(x - s.midline)) - image)
-    image = image * (1.0 + s.texture * _texture(anatomy.waves, tissue))
-    return image * jax.nn.sigmoid(4.0 * outline(s, tissue) / edge)
+def in_heart(s: Shape, points: Array) -> Array:
+    """Positive inside the heart, which is smaller in posterior slices."""
+    radius = jnp.linalg.norm(heart_frame(s, points) + 1e-6, axis=-1)
+    size = 1.0 if points.shape[-1] == 3 else jnp.minimum(1.0, 1.6 * (1.0 - s.posterior))
+    return (size - radius) * s.heart_height
 
 
-def organs(s: Shape, tissue: Array) -> dict[str, Array]:
-    """Which tissue points ``[..., 2]`` belong to the body, the lungs and the liver: ``[...]`` bool."""
-    visible_spine = (spine_visibility(s) > 0.5) & (jnp.abs(tissue[..., 0] - s.midline) < s.spine_width)
-    chest = (cavity(s, tissue) > 0) & (outline(s, tissue) > 0) & ~visible_spine
-    above = tissue[..., 1] < diaphragm(s, tissue[..., 0])
-    return {
-        "body": outline(s, tissue) > 0,
-        "lungs": chest & above & (_beside_mediastinum(s, tissue) > 0) & (_heart_distance(s, tissue) < 0),
-        "liver": chest & ~above & (_liver_distance(s, tissue) > 0),
-    }
-
-
-def spine_visibility(s: Shape) -> Array:
-    """1 in posterior slices, where the static spine shows, 0 in anterior ones."""
-    return jnp.clip(3.0 * (s.posterior - 0.5), 0.0, 1.0)
-
-
-def _beside_mediastinum(s: Shape, points: Array) -> Array:
+def beside_mediastinum(s: Shape, points: Array) -> Array:
+    """Positive to both sides of what lies between the lungs."""
     return jnp.abs(points[..., 0] - s.midline) - s.mediastinum * (1.0 + 0.3 * points[..., 1])
 
 
-def _heart_distance(s: Shape, points: Array) -> Array:
-    """Positive inside the heart, which is smaller in posterior slices."""
-    radius = jnp.linalg.norm(heart_frame(s, points) + 1e-6, axis=-1)
-    return (jnp.minimum(1.0, 1.6 * (1.0 - s.posterior)) - radius) * s.heart_height
-
-
-def _liver_distance(s: Shape, points: Array) -> Array:
+def in_liver(s: Shape, points: Array) -> Array:
     """Positive inside the liver's lower and left borders; its dome is the diaphragm."""
-    x, y = points[..., 0], points[..., 1]
-    return _smooth_min(s.liver_edge - x - 0.4 * y, s.liver_bottom - 0.15 * x - y)
+    x, y, *z = components(points)
+    # Its lower border rises towards the back.
+    rise = 0.2 * z[0] if z else 0.0
+    return smooth_min(s.liver_edge - x - 0.4 * y, s.liver_bottom - 0.15 * x - y - rise)
 
 
-def _smooth_min(a: Array, b: Array) -> Array:
-    return -0.03 * jnp.logaddexp(-a / 0.03, -b / 0.03)
-
-
-def _rib_distance(s: Shape, points: Array) -> Array:
-    """Positive inside a rib: discs in the wall, cut through at regular heights on both sides."""
-    height = (points[..., 1] / s.rib_spacing + s.rib_phase) % 1.0 - 0.5
+def in_rib(s: Shape, points: Array) -> Array:
+    """Positive inside a rib: discs in a slice's wall, at regular heights on both sides, which fall to the front."""
+    _, y, *z = components(points)
+    slope = -s.rib_slope * z[0] if z else 0.0
+    height = ((y - slope) / s.rib_spacing + s.rib_phase) % 1.0 - 0.5
     depth = cavity(s, points) + 0.4 * s.wall
     return s.rib_radius - jnp.sqrt((height * s.rib_spacing) ** 2 + depth**2 + 1e-12)
 
 
-def _vessel_distance(segments: Array, points: Array) -> Array:
-    """Positive inside the thickest vessel near: ``[...]``."""
-
-    def nearest(best: Array, segment: Array) -> tuple[Array, None]:
-        start, end, radius = segment[:2], segment[2:4], segment[4]
-        shape = (1,) * (points.ndim - 1) + (2,)
-        along, offset = (end - start).reshape(shape), points - start.reshape(shape)
-        along_it = jnp.clip(jnp.sum(offset * along, -1) / (jnp.sum(along**2) + 1e-9), 0.0, 1.0)
-        distance = jnp.linalg.norm(offset - along_it[..., None] * along, axis=-1)
-        return jnp.maximum(best, radius - distance), None
-
-    return jax.lax.scan(nearest, jnp.full(points.shape[:-1], -1.0), segments)[0]
+def from_spine(s: Shape, points: Array) -> Array:
+    """How far points lie from the spine's axis: ``[...]``."""
+    x, _, *z = components(points)
+    if not z:
+        return jnp.abs(x - s.midline)
+    return jnp.sqrt((x - s.midline) ** 2 + (z[0] - s.spine_depth) ** 2 + 1e-12)
 
 
-def _texture(waves: Array, points: Array) -> Array:
-    def add(total: Array, wave: Array) -> tuple[Array, None]:
-        phase = wave[0] * points[..., 0] + wave[1] * points[..., 1] + wave[2]
-        return total + wave[3] * jnp.sin(phase), None
-
-    return jax.lax.scan(add, jnp.zeros(points.shape[:-1]), waves)[0]
+def spine_visibility(s: Shape, *, ndim: int = 2) -> Array | float:
+    """1 in posterior slices, where the static spine shows, 0 in anterior ones; a volume has it."""
+    return 1.0 if ndim == 3 else jnp.clip(3.0 * (s.posterior - 0.5), 0.0, 1.0)
 
 
-def _waves(key: Array) -> Array:
-    """Texture from coarse to fine: wavelengths 1 down to 0.12, the amplitude falling with the frequency."""
-    key_angle, key_phase = jax.random.split(key)
-    angle = jax.random.uniform(key_angle, (_WAVES,), maxval=2.0 * jnp.pi)
-    frequency = 2.0 * jnp.pi * jnp.geomspace(1.0, 8.0, _WAVES)
-    phase = jax.random.uniform(key_phase, (_WAVES,), maxval=2.0 * jnp.pi)
-    amplitude = frequency**-0.5 / jnp.sqrt(0.5 * jnp.sum(1.0 / frequency))
-    return jnp.stack([frequency * jnp.cos(angle), frequency * jnp.sin(angle), phase, amplitude], axis=-1)
+def smooth_min(a: Array, b: Array) -> Array:
+    """The smaller of two distances, without a kink."""
+    return -0.03 * jnp.logaddexp(-a / 0.03, -b / 0.03)
 
 
-def _tree(key: Array) -> Array:
-    """Nodes of a binary tree, level by level, in an organ's unit square: ``[2^(L+1) - 1, 2]``, the root first."""
-    levels = [jnp.array([[0.0, 0.5]])]
-    for level in range(1, _TREE_LEVELS + 1):
-        key, one = jax.random.split(key)
-        count = 2**level
-        even = jnp.stack([jnp.full(count, 0.3 * level - 0.05), (jnp.arange(count) + 0.5) / count], axis=-1)
-        spread = jnp.array([[0.12, 0.28 / count]])
-        levels.append(even + spread * jax.random.uniform(one, (count, 2), minval=-1.0, maxval=1.0))
-    return jnp.concatenate(levels)
-
-
-def _in_lung(s: Shape, tree: Array, side: float) -> Array:
-    """The unit square laid into one lung: from the mediastinum to the wall, from the apex to the diaphragm."""
+def _in_lung(s: Shape, nodes: Array, side: float) -> Array:
+    """The unit square or cube laid into one lung: from the mediastinum to the wall, from the apex to the diaphragm."""
+    z = [0.7 * s.depth * (2.0 * part - 1.0) for part in components(nodes)[2:]]
+    # Front and back of the body are narrower than its middle.
+    rounded = (1.0 - jnp.abs(z[0] / s.depth) ** s.roundness) ** (1.0 / s.roundness) if z else 1.0
     inner, outer = s.mediastinum + 0.04, 0.9 * (s.body_width - s.wall)
-    x = s.midline + side * (inner + tree[:, 0] * (outer - inner) * 0.88)
-    top, bottom = s.apex + 0.18, diaphragm(s, x) - 0.05
-    y = top + tree[:, 1] * (bottom - top)
+    x = s.midline + side * (inner + nodes[:, 0] * (outer - inner) * 0.88) * rounded
+    top, bottom = s.apex + 0.18, diaphragm(s, x, *z) - 0.05
+    y = top + nodes[:, 1] * (bottom - top)
     # The vault narrows the cavity towards the apex: draw the upper nodes in with it.
     rise = jnp.clip((s.vault - y) / (s.vault - s.apex), 0.0, 0.97)
     narrow = (1.0 - rise**s.vault_exponent) ** (1.0 / s.vault_exponent)
     x = s.midline + (x - s.midline) * jnp.clip(narrow, 0.3, 1.0)
-    return jnp.stack([x, y], axis=-1)
+    return jnp.stack([x, y, *(part * jnp.clip(narrow, 0.3, 1.0) for part in z)], axis=-1)
 
 
-def _in_liver(s: Shape, tree: Array) -> Array:
-    """The unit square laid into the liver: from near the midline to the right wall, under the dome."""
+def _in_liver(s: Shape, nodes: Array) -> Array:
+    """The unit square or cube laid into the liver: from near the midline to the right wall, under the dome."""
+    z = [0.6 * s.depth * (2.0 * part - 1.0) for part in components(nodes)[2:]]
     right = -0.85 * (s.body_width - s.wall)
     inner = s.liver_edge - 0.35
-    x = inner + tree[:, 0] * (right - inner) * 0.9
-    top = diaphragm(s, x) + 0.06
-    return jnp.stack([x, top + tree[:, 1] * (s.liver_bottom - 0.1 - top)], axis=-1)
-
-
-def _segments(nodes: Array) -> Array:
-    """The tree's edges with their radii, thinner level by level: ``[2^(L+1) - 2, 5]``."""
-    child = jnp.arange(1, nodes.shape[0])
-    level = jnp.floor(jnp.log2(child + 1.5))
-    radius = 0.03 * 0.72**level
-    return jnp.concatenate([nodes[(child - 1) // 2], nodes[child], radius[:, None]], axis=-1)
+    x = inner + nodes[:, 0] * (right - inner) * 0.9
+    top = diaphragm(s, x, *z) + 0.06
+    return jnp.stack([x, top + nodes[:, 1] * (s.liver_bottom - 0.1 - top), *z], axis=-1)

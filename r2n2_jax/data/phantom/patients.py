@@ -1,6 +1,6 @@
-"""Phantom patients as the paper has them: several slices, each a series of frames along one breathing curve.
+"""Phantom patients as the paper has them, series of frames along one breathing curve: of several slices, or of the volume.
 
-Frames are float32 ``[T, H, W, 1]``, positions normalised.
+Frames are float32 ``[T, *spatial, 1]``, positions normalised.
 """
 
 import functools
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from r2n2_jax.config import PhantomConfig
-from r2n2_jax.data.phantom.anatomy import Anatomy, organs, sample_anatomy
+from r2n2_jax.data.phantom.anatomy import Anatomy, sample_anatomy
 from r2n2_jax.data.phantom.frame import acquire, render, sample_scan
 from r2n2_jax.data.phantom.motion import Breath, displacement_between, from_tissue, to_tissue
+from r2n2_jax.data.phantom.tissue import organs
 from r2n2_jax.data.splits import Split
 from r2n2_jax.ops.grid import coordinates
 
@@ -26,14 +27,14 @@ CYCLE = 21
 _SEEDS = {"validation": 2_000_000_057, "test": 2_000_000_087}
 
 
-class PhantomSlice(NamedTuple):
-    """One slice of one patient over time.
+class PhantomSeries(NamedTuple):
+    """One slice of one patient over time, or the volume.
 
     Attributes:
-        anatomy: the slice's tissue in its mid position.
+        anatomy: the tissue in its mid position.
         breaths: the state of motion of every frame, fields ``[T]``.
-        frames: ``[T, H, W, 1]``.
-        landmarks: ``[T, L, 2]``, the same tissue in every frame.
+        frames: ``[T, *spatial, 1]``.
+        landmarks: ``[T, L, d]``, the same tissue in every frame.
         fixed: index of the frame nearest the mean respiratory position.
     """
 
@@ -46,24 +47,30 @@ class PhantomSlice(NamedTuple):
 
 def held_out_patients(
     config: PhantomConfig, resolution: int, split: Split, *, patients: int = 4, slices: int = 3, frames: int = CYCLE
-) -> list[list[PhantomSlice]]:
+) -> list[list[PhantomSeries]]:
     """The fixed validation or test set: ``patients`` x ``slices``, each one breathing cycle from within a long series."""
-    root = jax.random.key(_SEEDS[split])
-    start = (FRAMES - frames) // 2
+    window = ((FRAMES - frames) // 2, frames)
     return [
-        [
-            sample_slice(
-                jax.random.fold_in(root, patient), config, resolution, number=number, of=slices, window=(start, frames)
-            )
-            for number in range(slices)
-        ]
-        for patient in range(patients)
+        [sample_slice(key, config, resolution, number=number, of=slices, window=window) for number in range(slices)]
+        for key in _held_out_keys(split, patients)
     ]
+
+
+def held_out_volumes(
+    config: PhantomConfig, resolution: int, split: Split, *, patients: int = 4, frames: int = CYCLE
+) -> list[PhantomSeries]:
+    """The fixed validation or test set of volumes, one breathing cycle of each patient."""
+    window, shape = ((FRAMES - frames) // 2, frames), (resolution,) * 3
+    return [sample_volume(key, config, shape, window=window) for key in _held_out_keys(split, patients)]
+
+
+def _held_out_keys(split: Split, count: int) -> list[Array]:
+    return [jax.random.fold_in(jax.random.key(_SEEDS[split]), patient) for patient in range(count)]
 
 
 def sample_slice(
     key: Array, config: PhantomConfig, resolution: int, *, number: int, of: int, window: tuple[int, int] = (0, FRAMES)
-) -> PhantomSlice:
+) -> PhantomSeries:
     """One slice of the patient ``key``.
 
     Args:
@@ -74,17 +81,33 @@ def sample_slice(
         of: how many slices the patient has.
         window: the first frame of its 140 to render, and how many.
     """
-    key_anatomy, key_scan, key_breath, key_noise = jax.random.split(key, 4)
-    anatomy = slice_anatomy(key_anatomy, (number + 0.5) / of)
+    keys = jax.random.split(key, 4)
+    anatomy = slice_anatomy(keys[0], (number + 0.5) / of)
+    return _series(keys, config, (resolution, resolution), anatomy, number, window)
+
+
+def sample_volume(
+    key: Array, config: PhantomConfig, shape: tuple[int, int, int], *, window: tuple[int, int] = (0, FRAMES)
+) -> PhantomSeries:
+    """The volume of the patient ``key``, ``shape`` is ``(D, H, W)`` from front to back; arguments as of ``sample_slice``."""
+    keys = jax.random.split(key, 4)
+    return _series(keys, config, shape, sample_anatomy(keys[0], ndim=3), 0, window)
+
+
+def _series(
+    keys: Array, config: PhantomConfig, shape: tuple[int, ...], anatomy: Anatomy, number: int, window: tuple[int, int]
+) -> PhantomSeries:
+    """Frames of an anatomy; ``number`` decides what the scanner and the breath do while it is recorded."""
+    _, key_scan, key_breath, key_noise = keys
     first, count = window
     breaths = jax.tree.map(
         lambda curve: curve[first : first + count], breathing(jax.random.fold_in(key_breath, number), config)
     )
-    keys = jax.random.split(jax.random.fold_in(key_noise, number), count)
-    frames = _frames(keys, key_scan, config, resolution, anatomy, breaths)
+    noise = jax.random.split(jax.random.fold_in(key_noise, number), count)
+    frames = _frames(noise, key_scan, config, shape, anatomy, breaths)
     landmarks = jax.vmap(from_tissue, in_axes=(None, 0, None))(anatomy, breaths, anatomy.landmarks)
     fixed = int(jnp.argmin(jnp.abs(breaths.depth - jnp.mean(breaths.depth))))
-    return PhantomSlice(anatomy, breaths, frames, landmarks, fixed)
+    return PhantomSeries(anatomy, breaths, frames, landmarks, fixed)
 
 
 def slice_anatomy(key: Array, posterior: float) -> Anatomy:
@@ -120,27 +143,30 @@ def breathing(key: Array, config: PhantomConfig) -> Breath:
 
 
 @jax.jit
-def exact_displacement(slice_: PhantomSlice, frame: Array, points: Array) -> Array:
-    """The true displacement of fixed points ``[..., 2]`` into ``frame``."""
-    fixed, moving = (jax.tree.map(lambda curve, i=i: curve[i], slice_.breaths) for i in (slice_.fixed, frame))
-    return displacement_between(slice_.anatomy, fixed, moving, points)
+def exact_displacement(series: PhantomSeries, frame: Array, points: Array) -> Array:
+    """The true displacement of fixed points ``[..., d]`` into ``frame``."""
+    fixed, moving = (jax.tree.map(lambda curve, i=i: curve[i], series.breaths) for i in (series.fixed, frame))
+    return displacement_between(series.anatomy, fixed, moving, points)
 
 
 @jax.jit
-def exact_displacements(slice_: PhantomSlice, frames: Array, points: Array) -> Array:
-    """``exact_displacement`` into every one of ``frames [N]``, one after the other: ``[N, ..., 2]``."""
-    return jax.lax.map(lambda frame: exact_displacement(slice_, frame, points), frames)
+def exact_displacements(series: PhantomSeries, frames: Array, points: Array) -> Array:
+    """``exact_displacement`` into every one of ``frames [N]``, one after the other: ``[N, ..., d]``."""
+    return jax.lax.map(lambda frame: exact_displacement(series, frame, points), frames)
 
 
-def masks(slice_: PhantomSlice) -> dict[str, np.ndarray]:
-    """Body, lungs and liver in every frame: ``[T, H, W]`` bool each."""
-    return {name: np.asarray(value) for name, value in _masks(slice_.anatomy, slice_.breaths, slice_.frames.shape[1:3]).items()}
+def masks(series: PhantomSeries) -> dict[str, np.ndarray]:
+    """Body, lungs and liver in every frame: ``[T, *spatial]`` bool each."""
+    found = _masks(series.anatomy, series.breaths, series.frames.shape[1:-1])
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _frames(keys: Array, key_scan: Array, config: PhantomConfig, resolution: int, anatomy: Anatomy, breaths: Breath) -> Array:
-    scan = sample_scan(key_scan, config)
-    points = coordinates((resolution, resolution))
+def _frames(
+    keys: Array, key_scan: Array, config: PhantomConfig, shape: tuple[int, ...], anatomy: Anatomy, breaths: Breath
+) -> Array:
+    scan = sample_scan(key_scan, config, ndim=len(shape))
+    points = coordinates(shape)
 
     def frame(item: tuple[Array, Breath]) -> Array:
         key, breath = item
