@@ -39,6 +39,15 @@ def test_pairs_are_standardised_and_decided_by_the_key(key, images):
     assert not np.allclose(fixed[0], fixed[1], atol=0.1)
 
 
+def test_volumes_are_varied_as_slices_are(key, images):
+    """The same rules in space: standardised, finite, and moved."""
+    volume = tuple(jnp.broadcast_to(image[:, None], (32, 12, 32, 1)) for image in images)
+    fixed, moving = varied(key, volume, 8)
+    chex.assert_shape([fixed, moving], (8, 32, 12, 32, 1))
+    chex.assert_tree_all_finite((fixed, moving))
+    assert np.abs(np.asarray(fixed - moving)).mean((1, 2, 3, 4)).min() > 0.01
+
+
 def test_one_frame_without_motion_and_noise_stays_one_frame(key, images, monkeypatch):
     """View and contrast are the same in both images: with the random motion, its control, they differ."""
     monkeypatch.setattr(variety, "_NOISE", 0.0)
@@ -95,29 +104,31 @@ def test_the_truth_of_held_out_phantoms_knows_no_variety():
     chex.assert_trees_all_equal(plain, mixed)
 
 
-def test_the_random_motion_hardly_ever_folds(key):
+@pytest.mark.parametrize("grid", [(64, 64), (20, 20, 20)], ids=["slice", "volume"])
+def test_the_random_motion_hardly_ever_folds(key, grid):
     """Six bumps of the largest size may add up to a fold; in training that is one pair in hundreds, not more."""
-    points = coordinates((64, 64))
+    points = coordinates(grid)
 
     @jax.jit
     def least(key):
-        return displacement_and_determinant(variety._random_bumps(key, 2), points)[1].min()
+        return displacement_and_determinant(variety._random_bumps(key, len(grid)), points)[1].min()
 
     slopes = np.asarray(jax.lax.map(least, jax.random.split(key, 500)))
     assert (slopes < 0.9).mean() > 0.3
     assert (slopes <= 0).mean() < 0.01
 
 
-def test_the_view_keeps_angles(key):
+@pytest.mark.parametrize("d", [2, 3])
+def test_the_view_keeps_angles(key, d):
     """The images of the axes are of one length and at right angles, mirrored in half of the draws."""
     turns = []
     for each in jax.random.split(key, 40):
-        view = variety._random_view(each, 2)
-        origin, x, y = view(jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
-        x, y = np.asarray(x - origin), np.asarray(y - origin)
-        np.testing.assert_allclose([x @ y, x @ x], [0.0, y @ y], atol=1e-5)
-        assert 0.4 <= np.linalg.norm(x) <= 1.1
-        turns.append(np.linalg.det(np.stack([x, y])) > 0)
+        view = variety._random_view(each, d)
+        origin, *ends = view(jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d)]))
+        axes = np.stack([np.asarray(end - origin) for end in ends])
+        np.testing.assert_allclose(axes @ axes.T, (axes[0] @ axes[0]) * np.eye(d), atol=1e-5)
+        assert 0.4 <= np.linalg.norm(axes[0]) <= 1.1
+        turns.append(np.linalg.det(axes) > 0)
     assert 0.25 < np.mean(turns) < 0.75
 
 

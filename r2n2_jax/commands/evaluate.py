@@ -13,13 +13,13 @@ from r2n2_jax.data.phantom.patients import FRAMES
 from r2n2_jax.data.series import find_patients, read_series
 from r2n2_jax.data.splits import unseen_patients
 from r2n2_jax.errors import InputError
-from r2n2_jax.evaluation.cases import phantom_patients, series_cases, unjudged_landmarks
+from r2n2_jax.evaluation.cases import Case, phantom_patients, phantom_volumes, series_cases, unjudged_landmarks
 from r2n2_jax.evaluation.methods import bspline_method, identity, network
 from r2n2_jax.evaluation.report import evaluate
 from r2n2_jax.evaluation.tables import print_tables
 from r2n2_jax.io.dicom import OrderBy
 from r2n2_jax.pretrained import package
-from r2n2_jax.registration.registrar import load
+from r2n2_jax.registration.registrar import Registrar, load
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Arguments:
     """Pixels between the B-spline's control points at every level."""
     patients: int = 4
     """Patients of the phantom's test set."""
-    slices: int = 3
-    """Slices of each."""
+    slices: int | None = None
+    """Slices of each, by default 3; of a network for volumes each patient is one volume."""
     frames: int = 21
     """Frames of each slice, from the breath's first on: fewer show less of its motion."""
-    resolution: int = 256
-    """Pixels per axis of the phantom's test set."""
+    resolution: int | None = None
+    """Pixels per axis of the phantom's test set: by default 256 of slices, 64 of volumes."""
 
 
 def command() -> int:
@@ -73,10 +73,13 @@ def main() -> None:
     if arguments.order_by is not None and arguments.data is None:
         raise InputError("--order-by is of the series in --data; the phantom has no use for it")
     registrar = load(arguments.checkpoint)
+    if registrar.config.model.ndim == 3 and arguments.data is not None:
+        raise InputError(f"{arguments.checkpoint} registers volumes; --data is read as slices, leave it out for the phantom")
+    if registrar.config.model.ndim == 3 and arguments.slices is not None:
+        raise InputError(f"{arguments.checkpoint} registers volumes; --slices is of a network for slices")
     announce_device()
     if arguments.data is None:
-        name, sizes = "phantom", {key: getattr(arguments, key) for key in ("patients", "slices", "frames")}
-        cases = phantom_patients(registrar.config.phantom, arguments.resolution, **sizes)
+        name, cases = "phantom", _phantoms(registrar, arguments)
     else:
         files = unseen_patients(arguments.checkpoint, find_patients(arguments.data))
         series = read_series(files, order_by=arguments.order_by, progress=True)
@@ -94,3 +97,11 @@ def main() -> None:
     ]
     print_tables(evaluate(registrar, methods, cases, output), f"{name}, unseen pairs")
     print(f"report: {output / 'report.html'}   numbers: {output / 'results.json'}   pairs: {output / 'pairs.csv'}")
+
+
+def _phantoms(registrar: Registrar, arguments: Arguments) -> list[Case]:
+    """The phantom's test set, of slices or of volumes."""
+    sizes = {"patients": arguments.patients, "frames": arguments.frames}
+    if registrar.config.model.ndim == 3:
+        return phantom_volumes(registrar.config.phantom, arguments.resolution or 64, **sizes)
+    return phantom_patients(registrar.config.phantom, arguments.resolution or 256, slices=arguments.slices or 3, **sizes)

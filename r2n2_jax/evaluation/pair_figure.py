@@ -49,13 +49,20 @@ def save_registration(
     mask: np.ndarray | None = None,
     spacing: Sequence[float] | None = None,
 ) -> None:
+    """``draw_registration`` as a PNG file ``path``; the other arguments are its."""
+    drawn = draw_registration(fixed, result, mask=mask, spacing=spacing)
+    drawn.savefig(path, dpi=110 if fixed.ndim == 2 else 75)
+
+
+def draw_registration(
+    fixed: np.ndarray, result: Registration, *, mask: np.ndarray | None = None, spacing: Sequence[float] | None = None
+) -> Figure:
     """Fixed, moving, warped image, the difference before and after, the field; how sure it is, and what it does to volume.
 
     An ellipse is one standard deviation of a Gaussian, coloured by its place in the sequence, with an arrow for its weight; of
     a volume's Gaussians, where their ellipsoids meet the plane. The planes of a volume go through its largest motion.
 
     Args:
-        path: a PNG file.
         fixed: ``[*spatial]``.
         result: its registration with a moving image.
         mask: ``[*spatial]`` bool, outlined; the mean differences are those in it. By default everything.
@@ -79,7 +86,7 @@ def save_registration(
     for number, plane in enumerate(planes):
         of_plane = axes[[0, 0, 0, 1, 1, 1, 0, 1], [0, 1, 2, 0, 1, 2, 3, 3]] if len(planes) == 1 else axes[number]
         _draw(figure, of_plane, plane, masked=mask is not None, whole=bool(result.inside.all()), steps=result.steps)
-    figure.savefig(path, dpi=110 if len(planes) == 1 else 75)
+    return figure
 
 
 def _lengths(displacement: np.ndarray, spacing: np.ndarray) -> np.ndarray:

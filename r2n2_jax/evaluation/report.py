@@ -1,6 +1,6 @@
 """What an evaluation leaves in its folder: results.json, tables, a picture and one HTML page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from r2n2_jax.evaluation.cases import Case
 from r2n2_jax.evaluation.html import document, figure, heading, paragraph, picture, table
 from r2n2_jax.evaluation.methods import Method, Outcome, run
 from r2n2_jax.evaluation.metrics import Metrics
-from r2n2_jax.evaluation.pair_figure import save_registration
+from r2n2_jax.evaluation.pair_figure import draw_registration, save_registration
 from r2n2_jax.io.files import write_json
 from r2n2_jax.ops.gaussian import Gaussians
 from r2n2_jax.registration.registrar import Registrar
@@ -83,9 +83,14 @@ def _figures(
     which, pair = order[len(order) // 2]
     case = cases[which]
     example = registrar.register(case.fixed[pair], case.moving[pair], refine=0)
-    sequence = figures.draw_sequence(case.fixed[pair], case.moving[pair], example.parameters, aspect=case.aspect)
-    yield figure("The median pair, step by step", sequence, "Warped image, difference, local transformations.")
-    gif = figures.animate_series(case.moving, outcomes["refined"].warped[which], aspect=case.aspect)
+    flat = _plane(case)
+    if case.fixed.ndim == 3:
+        sequence = figures.draw_sequence(case.fixed[pair], case.moving[pair], example.parameters, aspect=case.aspect)
+        yield figure("The median pair, step by step", sequence, "Warped image, difference, local transformations.")
+    else:
+        shown = draw_registration(case.fixed[pair], example, spacing=case.spacing)
+        yield figure("The median pair", shown, "Three planes through the largest motion.")
+    gif = figures.animate_series(flat(case.moving), flat(outcomes["refined"].warped[which]), aspect=case.aspect)
     yield picture(
         f"{case.patient}, {case.slice}, before and after",
         "gif",
@@ -107,8 +112,17 @@ def _compared(
     cases: Sequence[Case], outcomes: dict[str, Outcome], case: int, pair: int
 ) -> tuple[str, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     worst = cases[case]
-    warped = {"moving" if name == "initial" else name: outcome.warped[case][pair] for name, outcome in outcomes.items()}
-    return f"{worst.patient} {worst.slice}", worst.fixed[pair], worst.moving[pair], warped
+    flat = _plane(worst)
+    warped = {"moving" if name == "initial" else name: flat(outcome.warped[case])[pair] for name, outcome in outcomes.items()}
+    return f"{worst.patient} {worst.slice}", flat(worst.fixed)[pair], flat(worst.moving)[pair], warped
+
+
+def _plane(case: Case) -> Callable[[np.ndarray], np.ndarray]:
+    """Images as they are; of volumes ``[N, D, H, W]`` the slice in which most moves, ``[N, H, W]``."""
+    if case.fixed.ndim == 3:
+        return lambda images: images
+    most = np.abs(case.moving - case.fixed).mean(axis=(0, 2, 3)).argmax()
+    return lambda volumes: volumes[:, most]
 
 
 def _all_gaussians(registrar: Registrar, cases: Sequence[Case]) -> Gaussians:

@@ -1,8 +1,9 @@
-"""The sequence of pairs of VOLUMES: no network knows them yet, so every place is found by trying shifts, see ``growth``.
+"""The sequence of pairs of VOLUMES, begun by a network that knows volumes, or without one.
 
-Coarse to fine: the first local transformations are placed on the coarse view by shifts of many voxels, a few at a time, and
-fitted there; then all are fitted on the fine view, where further ones follow by shifts of a few voxels. It ends as ``course``
-says. Each stage is a program of its own that Python calls: it takes far longer than its call, and serves every round.
+Coarse to fine: the first local transformations are the network's, fitted on the coarse view, or as much of them as does not
+fold. Without a network they are placed there by shifts of many voxels, see ``growth``, a few at a time. Then all are fitted on
+the fine view, where further ones follow by shifts of a few voxels. It ends as ``course`` says. Each stage is a program of its
+own that Python calls: it takes far longer than its call, and serves every round.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from r2n2_jax.ops.gaussian import Gaussians, from_free, to_free
 from r2n2_jax.registration.course import NOTHING_LEFT, SURE, Found, Stages, View, Wanted, as_levels, ended, fit, folds
 from r2n2_jax.registration.growth import grow
+from r2n2_jax.registration.levenberg_marquardt import best_fraction
 
 Array = jax.Array
 
@@ -24,7 +26,9 @@ _FAR, _NEAR = 4, 2  # the largest shifts on the coarse view, and on the fine one
 _ROUNDS = 2  # at most, for every _ROUND that are allowed
 
 
-def find(seen: list[View], wanted: Wanted, *, looks: int, most: int, refine: int) -> Found:
+def find(
+    seen: list[View], wanted: Wanted, *, looks: int, most: int, refine: int, propose: Callable[[View], Gaussians] | None = None
+) -> Found:
     """The first local transformations of a batch of pairs.
 
     Args:
@@ -33,11 +37,20 @@ def find(seen: list[View], wanted: Wanted, *, looks: int, most: int, refine: int
         looks: local transformations.
         most: those that there may be later.
         refine: Levenberg-Marquardt steps, half of them in every fit.
+        propose: of the coarse view the network's local transformations, ``looks`` a pair; by default there is no network.
 
     Returns:
         what is known of ``most``, of which those without weight are not used.
     """
-    return _each(lambda pair: _begun(pair, wanted, looks, most, refine), seen)
+    if propose is None:
+        return _each(lambda views: _begun(views, wanted, _searched(views, looks, most, refine), refine), seen)
+
+    def begun(pair: tuple[list[View], Gaussians]) -> Found:
+        views, proposed = pair
+        adopted = _adopted(views, proposed, most, refine)
+        return _begun(views, wanted, _searched(views, looks, most, refine) if adopted is None else adopted, refine)
+
+    return _each(begun, (seen, propose(seen[0])))
 
 
 def proceed(seen: list[View], found: Found, wanted: Wanted, *, most: int, refine: int) -> Found:
@@ -45,18 +58,40 @@ def proceed(seen: list[View], found: Found, wanted: Wanted, *, most: int, refine
     return _each(lambda pair: _continued(*pair, wanted, most, refine), (seen, found))
 
 
-def _begun(views: list[View], wanted: Wanted, looks: int, most: int, refine: int) -> Found:
-    d = views[0].fixed.ndim - 1
+def _begun(views: list[View], wanted: Wanted, gaussians: Gaussians, refine: int) -> Found:
+    """All fitted on the fine view that were found on the coarse one."""
+    fitted = _unfolded(views, gaussians, _fitted(views, gaussians, refine))
+    return _known(views, gaussians if fitted is None else fitted, wanted)
+
+
+def _none(most: int, d: int) -> Gaussians:
     none = jnp.zeros((most, d))
-    gaussians = Gaussians(none, jnp.ones((most, d)), jnp.zeros((most, d * (d - 1) // 2)), none)
+    return Gaussians(none, jnp.ones((most, d)), jnp.zeros((most, d * (d - 1) // 2)), none)
+
+
+def _adopted(views: list[View], proposed: Gaussians, most: int, refine: int) -> Gaussians | None:
+    """What the network placed, among ``most``, fitted on the coarse view; None where no part of it matches better than none."""
+    count, d = proposed.position.shape
+    gaussians = jax.tree.map(lambda slots, own: slots.at[:count].set(own), _none(most, d), proposed)
+    coarse = views[0]
+    gaussians = best_fraction(coarse.fixed, coarse.moving, gaussians, mask=coarse.mask)
+    begun = _unfolded(views, _still(gaussians), gaussians)
+    if begun is None or not bool(_taken(begun).any()):
+        return None
+    fitted = _unfolded(views, begun, _fitted(views[:1], begun, refine))
+    return begun if fitted is None else fitted
+
+
+def _searched(views: list[View], looks: int, most: int, refine: int) -> Gaussians:
+    """What is found without a network, among ``most``, fitted on the coarse view."""
+    gaussians = _none(most, views[0].fixed.ndim - 1)
     for _ in range(_FIRST_ROUNDS):
         grown, grew = _grown(views[:1], gaussians, _FIRST_ROUND, _FAR, looks)
         fitted = _unfolded(views, _unmoved(grown, gaussians), _fitted(views[:1], grown, refine)) if grew else None
         if fitted is None:
             break
         gaussians = fitted
-    fitted = _unfolded(views, gaussians, _fitted(views, gaussians, refine))
-    return _known(views, gaussians if fitted is None else fitted, wanted)
+    return gaussians
 
 
 def _continued(views: list[View], found: Found, wanted: Wanted, most: int, refine: int) -> Found:
@@ -109,6 +144,10 @@ def _unfolded(views: list[View], before: Gaussians, after: Gaussians) -> Gaussia
 def _unmoved(grown: Gaussians, before: Gaussians) -> Gaussians:
     """The field before it grew, by as many local transformations: those that grew have no weight yet."""
     return grown._replace(weight=before.weight)
+
+
+def _still(gaussians: Gaussians) -> Gaussians:
+    return gaussians._replace(weight=jnp.zeros_like(gaussians.weight))
 
 
 def _taken(gaussians: Gaussians) -> Array:
