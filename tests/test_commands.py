@@ -22,7 +22,7 @@ from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.evaluation.statuses import MEANING
 from r2n2_jax.pretrained.checkpoints import Checkpoints
 from r2n2_jax.registration.registrar import Registrar
-from r2n2_jax.training.state import save_state
+from r2n2_jax.training.state import init_state, save_state
 
 
 @pytest.fixture(scope="module")
@@ -308,8 +308,8 @@ def test_a_full_disk_leaves_nothing_behind(command, checkpoint, tmp_path, monkey
         (["train", "--workdir", "W", "--model.nonsense", "3"], ["--model.nonsense"]),
         (["train", "--workdir", "W", "--training.steps", "many"], ["--training.steps"]),
         (["train", "--workdir", "W", "--training.steps", "0"], ["training.steps", "at least 1"]),
-        (["train", "--workdir", "W", "--model.ndim", "3"], ["--model.ndim 3", "2D"]),
-        (["train", "--workdir", "W", "--training.steps", "3", "--model.ndim", "3"], ["--model.ndim 3"]),
+        (["train", "--workdir", "W", "--model.ndim", "4"], ["model.ndim", "2 or 3"]),
+        (["train", "--workdir", "W", "--preset", "volume", "--data", "."], ["--data", "volumes", "phantom"]),
         (["train", "--workdir", "W", "--preset", "huge"], ["huge", "small"]),
         (["train", "--workdir", "W", "--data", "nowhere"], ["nowhere", "no such folder"]),
         (["eval", "--checkpoint", "nowhere"], ["nowhere", "no checkpoint here"]),
@@ -324,6 +324,16 @@ def test_bad_words_get_one_line(words, parts, command, tmp_path, monkeypatch):
     code, _, err = command(*words)
     assert_one_line(code, err, *parts)
     assert list(tmp_path.iterdir()) == [], "something was left behind"
+
+
+def test_a_network_for_volumes_is_not_judged_on_slices(command, tmp_path):
+    workdir, config = tmp_path / "run", dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, ndim=3))
+    with Checkpoints(workdir, create=True) as checkpoints:
+        save_state(checkpoints, init_state(config)._replace(step=jnp.int32(1)), config, 1.0)
+    for words, part in ((["--data", tmp_path], "--data"), (["--slices", 2], "--slices")):
+        code, _, err = command("eval", "--checkpoint", workdir, *words)
+        assert_one_line(code, err, str(workdir), "volumes", part)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_training_on_a_folder_that_cannot_be_used(command, tmp_path):

@@ -27,6 +27,29 @@ TINY = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
+def test_a_network_for_volumes_is_trained_and_judged(command, tmp_path):
+    """From the command to the report: the phantom in 3D, three looks of a small network, everything in space."""
+    run = tmp_path / "run"
+    code, out, err = command("train", "--workdir", run, "--preset", "volume", *TINY, "--training.steps=6")
+    assert code == 0, err
+    assert "24 pairs" in out
+    written = {path.name for path in run.iterdir()}
+    assert {"registration.png", "results.json", "config.json"} <= written
+    sizes = ["--patients=1", "--frames=3", "--resolution=16", "--refine=2", "--baseline.iterations=10"]
+    code, out, err = command("eval", "--checkpoint", run, *sizes)
+    assert code == 0, err
+    judged = json.loads((run / "eval-phantom" / "results.json").read_text())
+    assert (judged["pairs"], list(judged["table"])) == (2, ["Patient 1"])
+    assert judged["tre_mm"]["network"]["mean"] >= 0
+    assert set(judged["dice"]["refined"]) == {"lungs", "liver"}
+    page = (run / "eval-phantom" / "report.html").read_text()
+    assert "Three planes through the largest motion" in page
+    spacing = [400 / 16, 400 / 16, 256 / 16]
+    pixels, millimetres = (judged[unit]["initial"]["mean"] for unit in ("tre_px", "tre_mm"))
+    assert min(spacing) * pixels < millimetres < max(spacing) * pixels
+
+
 def start_training(workdir):
     command = [sys.executable, str(ROOT / "train.py"), "--workdir", str(workdir), *TINY]
     with log(workdir).open("wb") as file:

@@ -10,15 +10,18 @@ import SimpleITK as sitk
 from conftest import assert_one_line
 
 import r2n2_jax
+from r2n2_jax.config import Config, ModelConfig, OptimiserConfig
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.pair_figure import _section
+from r2n2_jax.models.r2n2 import init_params
 from r2n2_jax.ops.gaussian import Gaussians, covariance, displacement, displacement_and_determinant
 from r2n2_jax.ops.grid import coordinates
-from r2n2_jax.registration.course import View
+from r2n2_jax.registration.course import View, Wanted
 from r2n2_jax.registration.growth import grow
 from r2n2_jax.registration.levenberg_marquardt import _steepest
-from r2n2_jax.registration.sequence import _shapes
-from r2n2_jax.registration.volume import _unfolded, _unmoved
+from r2n2_jax.registration.registrar import Registrar
+from r2n2_jax.registration.sequence import _shapes, views
+from r2n2_jax.registration.volume import _unfolded, _unmoved, find
 
 SHAPE = (13, 34, 30)  # thick slices: looked at by 16, 32, 32 voxels
 SPACING = (1.5, 1.25, 4.0)
@@ -78,6 +81,42 @@ def test_a_volume_is_registered_without_a_network(result, points):
     assert (result.status, 2 <= result.steps <= 16) == ("good", True)
     determinants = displacement_and_determinant(result.parameters, coordinates(SHAPE))[1]
     assert determinants.min() > 0
+
+
+TRUE = Gaussians(
+    position=jnp.array([[-0.3, -0.2, 0.0], [0.4, 0.4, 0.1]]),
+    variance=jnp.array([[0.35] * 3, [0.3] * 3]) ** 2,
+    rotation=jnp.zeros((2, 3)),
+    weight=jnp.array([[0.05, -0.25, 0.0], [0.0, 0.2, 0.1]]),
+)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["right", "wrong"])
+def test_a_network_begins_a_volume_unless_it_is_wrong(pair, points, sign):
+    """Given the true motion nothing is searched for; given its opposite, which matches worse than none, all is."""
+    model = r2n2_jax.load(ndim=3).config.model
+    images = [image[None].astype(np.float32) for image in pair]
+    seen = views(model, *images, np.ones(images[0].shape, bool), refine=10)
+    proposed = jax.tree.map(lambda part: part[None], TRUE._replace(weight=sign * TRUE.weight))
+    wanted = Wanted(np.float32(0.0), np.ones(3, np.float32))
+    found = find(seen, wanted, looks=16, most=16, refine=10, propose=lambda _: proposed)
+    gaussians = jax.tree.map(lambda part: part[0], found.gaussians)
+    used = int(np.any(gaussians.weight != 0, axis=-1).sum())
+    error = np.linalg.norm(motion(points) - np.asarray(displacement(gaussians, coordinates(SHAPE))), axis=-1)
+    assert error.mean() < (0.1 if sign > 0 else 0.35) * np.linalg.norm(motion(points), axis=-1).mean()
+    assert (used == 2) == (sign > 0)
+
+
+def test_an_untrained_network_does_no_harm(pair, points):
+    model = ModelConfig(ndim=3, resolution=32, steps=2, channels=(2, 2, 2, 2), hidden=4, sigma_min=0.005, joint=True, noise=0.0)
+    config = Config(model=model, optimiser=OptimiserConfig(contrast=True))
+    registrar = Registrar(config, init_params(jax.random.key(0), model))
+    alone = registrar.register(*pair, refine=0)
+    assert alone.displacement.shape == (*SHAPE, 3)
+    refined = registrar.register(*pair, steps=16)
+    error = np.linalg.norm(motion(points) - refined.displacement, axis=-1)
+    assert error.mean() < 0.35 * np.linalg.norm(motion(points), axis=-1).mean()
+    assert refined.status == "good"
 
 
 def test_itk_applies_the_field_of_an_oblique_volume_as_we_do(result, pair):
