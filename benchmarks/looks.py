@@ -33,10 +33,11 @@ def main() -> None:
     arguments = parser.parse_args()
     registrar = load(arguments.checkpoint)
     model = registrar.config.model
-    phantoms = held_out_phantoms(registrar.config.phantom, model.resolution, arguments.split, arguments.pairs)
+    held_out = registrar.config.phantom, model.resolution, arguments.split, arguments.pairs
+    phantoms = held_out_phantoms(*held_out, ndim=model.ndim)
     seen = View(*(jax.vmap(standardise)(images) for images in (phantoms.fixed, phantoms.moving)), None)
 
-    print(f"{arguments.pairs} {arguments.split} phantoms at {model.resolution}², the network alone\n")
+    print(f"{arguments.pairs} {arguments.split} phantoms at {model.resolution}^{model.ndim}, the network alone\n")
     print("| looks | TRE mean, px | median | 90 % | largest |\n|---|---|---|---|---|")
     for looks in arguments.looks:
         errors = tre(propose(registrar.params, model, seen, steps=looks), phantoms)
@@ -65,9 +66,9 @@ def tre(gaussians: Gaussians, phantoms: Pair) -> np.ndarray:
 
 
 def largest_motion(phantoms: Pair) -> np.ndarray:
-    """``[pairs, 2]``: where in the body the exact displacement is largest, normalised."""
+    """``[pairs, d]``: where in the body the exact displacement is largest, normalised."""
     length = np.where(phantoms.body, np.linalg.norm(phantoms.displacement, axis=-1), 0.0)
-    points = np.asarray(coordinates(phantoms.body.shape[1:])).reshape(-1, 2)
+    points = np.asarray(coordinates(phantoms.body.shape[1:])).reshape(-1, phantoms.body.ndim - 1)
     return points[length.reshape(len(length), -1).argmax(axis=1)]
 
 
