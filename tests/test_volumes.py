@@ -99,7 +99,7 @@ def test_a_network_begins_a_volume_unless_it_is_wrong(pair, points, sign):
     seen = views(model, *images, np.ones(images[0].shape, bool), refine=10)
     proposed = jax.tree.map(lambda part: part[None], TRUE._replace(weight=sign * TRUE.weight))
     wanted = Wanted(np.float32(0.0), np.ones(3, np.float32))
-    found = find(seen, wanted, looks=16, most=16, refine=10, propose=lambda _: proposed)
+    found = find(seen, wanted, most=16, refine=10, propose=lambda _: proposed)
     gaussians = jax.tree.map(lambda part: part[0], found.gaussians)
     used = int(np.any(gaussians.weight != 0, axis=-1).sum())
     error = np.linalg.norm(motion(points) - np.asarray(displacement(gaussians, coordinates(SHAPE))), axis=-1)

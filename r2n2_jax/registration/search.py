@@ -22,7 +22,6 @@ from r2n2_jax.runtime.devices import copy_to_all
 Start = Literal["auto", "none"] | Kind
 
 GROWN, GROWN_TO_BE_SURE = 16, 28  # local transformations beside the network's, at most; and where an accuracy is asked for
-_IN_VOLUMES = 24  # of volumes, before those: by a network and without one
 _DEVIATIONS = 2.8  # by which a start's correlation must be above what chance would find
 _WITHIN_REACH = 0.5  # how far the evidence of a start alone may be below that of what was found without it
 _LEAST_CORRELATION = 0.8  # with another start: images of two kinds match by chance somewhere
@@ -107,14 +106,14 @@ def search(
     if params is None and not asked.refine:
         raise InputError("no steps of refinement (--refine 0): there is no network for volumes that could do without")
     looks, wanted = min(most, model.steps) if asked.refine else most, _wanted(asked, fixed.shape[1:])
-    options = {"wanted": wanted, "looks": looks, "refine": asked.refine}
+    options = {"wanted": wanted, "refine": asked.refine}
     if model.ndim == 3 and asked.refine:
         mask = np.ones(fixed.shape, bool) if mask is None else mask  # the same programs with one as without
         shared = copy_to_all(params, len(fixed))
         propose = None if params is None else functools.partial(sequence.propose, shared, model, steps=looks)
         find, proceed = functools.partial(volume.find, most=most, propose=propose, **options), volume.proceed
     else:
-        find, proceed = functools.partial(sequence.find, params, model, **options), sequence.proceed
+        find, proceed = functools.partial(sequence.find, params, model, looks=looks, **options), sequence.proceed
     begun = _from_starts(find, model, fixed, moving, mask, asked)
     failed = statuses(np.asarray(begun.found.judged.doubt)) == FAILED
     failed &= np.asarray(begun.found.judged.correlation) < _OF_A_KIND
@@ -180,7 +179,7 @@ def _most(model: ModelConfig, asked: Asked) -> int:
     """The most local transformations where no number was asked for: of the network alone as many as in training."""
     if not asked.refine:
         return model.steps
-    placed = model.steps if model.ndim == 2 else _IN_VOLUMES
+    placed = model.steps if model.ndim == 2 else volume.SEARCHED
     return placed + (GROWN if asked.tolerance_mm is None else GROWN_TO_BE_SURE)
 
 

@@ -19,6 +19,7 @@ from r2n2_jax.registration.levenberg_marquardt import best_fraction
 
 Array = jax.Array
 
+SEARCHED = 24  # local transformations before those that follow where the volumes still differ
 _FIRST_ROUND, _ROUND = 6, 12  # local transformations; then all are fitted together
 _FIRST_ROUNDS = 3
 _PARTS = (1.0, 0.75, 0.5, 0.25, 0.1)
@@ -27,28 +28,27 @@ _ROUNDS = 2  # at most, for every _ROUND that are allowed
 
 
 def find(
-    seen: list[View], wanted: Wanted, *, looks: int, most: int, refine: int, propose: Callable[[View], Gaussians] | None = None
+    seen: list[View], wanted: Wanted, *, most: int, refine: int, propose: Callable[[View], Gaussians] | None = None
 ) -> Found:
     """The first local transformations of a batch of pairs.
 
     Args:
         seen: the pairs at every size that they are looked at, the coarsest first.
         wanted: the accuracy at which a sequence ends.
-        looks: local transformations.
-        most: those that there may be later.
+        most: local transformations that there may be later.
         refine: Levenberg-Marquardt steps, half of them in every fit.
-        propose: of the coarse view the network's local transformations, ``looks`` a pair; by default there is no network.
+        propose: of the coarse view the network's, no more than ``most`` a pair; by default there is no network.
 
     Returns:
         what is known of ``most``, of which those without weight are not used.
     """
     if propose is None:
-        return _each(lambda views: _begun(views, wanted, _searched(views, looks, most, refine), refine), seen)
+        return _each(lambda views: _begun(views, wanted, _searched(views, most, refine), refine), seen)
 
     def begun(pair: tuple[list[View], Gaussians]) -> Found:
         views, proposed = pair
         adopted = _adopted(views, proposed, most, refine)
-        return _begun(views, wanted, _searched(views, looks, most, refine) if adopted is None else adopted, refine)
+        return _begun(views, wanted, _searched(views, most, refine) if adopted is None else adopted, refine)
 
     return _each(begun, (seen, propose(seen[0])))
 
@@ -82,11 +82,11 @@ def _adopted(views: list[View], proposed: Gaussians, most: int, refine: int) -> 
     return begun if fitted is None else fitted
 
 
-def _searched(views: list[View], looks: int, most: int, refine: int) -> Gaussians:
+def _searched(views: list[View], most: int, refine: int) -> Gaussians:
     """What is found without a network, among ``most``, fitted on the coarse view."""
     gaussians = _none(most, views[0].fixed.ndim - 1)
     for _ in range(_FIRST_ROUNDS):
-        grown, grew = _grown(views[:1], gaussians, _FIRST_ROUND, _FAR, looks)
+        grown, grew = _grown(views[:1], gaussians, _FIRST_ROUND, _FAR, min(most, SEARCHED))
         fitted = _unfolded(views, _unmoved(grown, gaussians), _fitted(views[:1], grown, refine)) if grew else None
         if fitted is None:
             break
