@@ -113,7 +113,7 @@ def draw_convergence(levels: Sequence[np.ndarray]) -> Figure:
         xlabel="iteration",
         ylabel="best objective so far",
         yscale="log",
-        title="levels (each has an objective of its own), and how many iterations the longest pair took",
+        title="levels, each with its own objective, and the iterations of the longest pair",
     )
     return figure
 
