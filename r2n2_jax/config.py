@@ -20,7 +20,7 @@ class ModelConfig:
     """The architecture; the defaults are the paper's."""
 
     ndim: int = 2
-    """Spatial dimensions of the images, 2 or 3."""
+    """Spatial dimensions of the images, 2 or 3; in 3D --preset volume is of a size that a CPU can train."""
     resolution: int = 256
     """Pixels per axis on which the network looks at the images."""
     steps: int = 25

@@ -17,6 +17,7 @@ from test_data import breathing_frames, write_patient
 from test_files import BAD, bad_images, ramp, write
 from test_runs import TINY
 from test_training import CONFIG, fresh_state
+from test_volume_series import series_file
 
 from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.evaluation.statuses import MEANING
@@ -333,7 +334,18 @@ def test_a_network_for_volumes_is_not_judged_on_slices(command, tmp_path):
     for words, part in ((["--data", tmp_path], "--data"), (["--slices", 2], "--slices")):
         code, _, err = command("eval", "--checkpoint", workdir, *words)
         assert_one_line(code, err, str(workdir), "volumes", part)
+    code, _, err = command("train", "--workdir", tmp_path / "other", "--init", workdir)
+    assert_one_line(code, err, str(workdir), "volumes", "--preset small")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_network_of_other_dimensions_than_the_series_is_refused(checkpoint, command, tmp_path):
+    """A network for slices on a file whose thin slices would be registered as volumes."""
+    series_file(tmp_path / "thin.nii.gz", np.random.default_rng(0).normal(size=(3, 12, 40, 40)))
+    words = ["register", "--checkpoint", checkpoint, "--series", tmp_path / "thin.nii.gz", "--output", tmp_path / "out"]
+    code, _, err = command(*words)
+    assert_one_line(code, err, "thin.nii.gz", "volumes", str(checkpoint), "--slices")
+    assert [path.name for path in tmp_path.iterdir()] == ["thin.nii.gz"]
 
 
 def test_training_on_a_folder_that_cannot_be_used(command, tmp_path):

@@ -56,7 +56,7 @@ def weights(model):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_training_step(preset):
     config = PRESETS[preset]
-    images = floats(config.training.batch, *(config.model.resolution,) * 2, 1)
+    images = floats(config.training.batch, *(config.model.resolution,) * config.model.ndim, 1)
     state = jax.eval_shape(functools.partial(init_state, config, None))
     assert lowered(make_train_step(config), state, images, images).platforms == ACCELERATORS
 
@@ -94,7 +94,7 @@ def test_refinement(on_an_accelerator):
 
 def test_phantom_batch():
     config = dataclasses.replace(PhantomConfig(), variety=0.5)
-    lowered(_phantom_batch, KEY, config=config, size=2, resolution=64)
+    lowered(_phantom_batch, KEY, config=config, size=2, shape=(64, 64))
 
 
 def test_baseline():

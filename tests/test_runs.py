@@ -29,7 +29,7 @@ TINY = [
 
 @pytest.mark.slow
 def test_a_network_for_volumes_is_trained_and_judged(command, tmp_path):
-    """From the command to the report: the phantom in 3D, three looks of a small network, everything in space."""
+    """From the command to the report: the phantom in 3D, two looks of a small network, everything in space."""
     run = tmp_path / "run"
     code, out, err = command("train", "--workdir", run, "--preset", "volume", *TINY, "--training.steps=6")
     assert code == 0, err
@@ -41,7 +41,6 @@ def test_a_network_for_volumes_is_trained_and_judged(command, tmp_path):
     assert code == 0, err
     judged = json.loads((run / "eval-phantom" / "results.json").read_text())
     assert (judged["pairs"], list(judged["table"])) == (2, ["Patient 1"])
-    assert judged["tre_mm"]["network"]["mean"] >= 0
     assert set(judged["dice"]["refined"]) == {"lungs", "liver"}
     page = (run / "eval-phantom" / "report.html").read_text()
     assert "Three planes through the largest motion" in page

@@ -59,7 +59,7 @@ def test_a_batch_splits_or_folds_a_key_and_never_both(size, variety, monkeypatch
     config = PhantomConfig(variety=variety)
     key = jax.random.fold_in(streams(0).data, 5)
     with jax.disable_jit():
-        dataset._phantom_batch.__wrapped__.__wrapped__(key, config=config, size=size, resolution=16)
+        dataset._phantom_batch.__wrapped__.__wrapped__(key, config=config, size=size, shape=(16, 16))
     twice = {key: names for key, names in used.items() if len(names) > 1}
     assert not twice
     assert len(used) > size // 2

@@ -39,13 +39,18 @@ def test_pairs_are_standardised_and_decided_by_the_key(key, images):
     assert not np.allclose(fixed[0], fixed[1], atol=0.1)
 
 
-def test_volumes_are_varied_as_slices_are(key, images):
-    """The same rules in space: standardised, finite, and moved."""
-    volume = tuple(jnp.broadcast_to(image[:, None], (32, 12, 32, 1)) for image in images)
-    fixed, moving = varied(key, volume, 8)
+def test_volumes_are_varied_as_slices_are(key, images, monkeypatch):
+    """Standardised and moved; without the motion, the control, one frame stays one."""
+    depth = jnp.linspace(0.2, 1.0, 12)[None, :, None, None]
+    one, _ = (standardise(depth * image[:, None]) for image in images)
+    monkeypatch.setattr(variety, "_NOISE", 0.0)
+    monkeypatch.setattr(variety, "_ENHANCED", 0.0)
+    fixed, moving = varied(key, (one, one), 8)
     chex.assert_shape([fixed, moving], (8, 32, 12, 32, 1))
-    chex.assert_tree_all_finite((fixed, moving))
-    assert np.abs(np.asarray(fixed - moving)).mean((1, 2, 3, 4)).min() > 0.01
+    np.testing.assert_allclose(fixed.std((1, 2, 3, 4)), 1.0, atol=0.5)
+    assert np.abs(np.asarray(fixed - moving)).max() > 0.3
+    monkeypatch.setattr(variety, "_STEEPNESS", 0.0)
+    chex.assert_trees_all_close(*varied(key, (one, one), 8), atol=1e-5)
 
 
 def test_one_frame_without_motion_and_noise_stays_one_frame(key, images, monkeypatch):

@@ -103,7 +103,9 @@ def main() -> None:
         read.clear()
     for path, output in own:
         recording, said = read.pop(path, None) or _read(path, arguments)
-        _series(load_once(ndim=recording.frames[0].ndim - 1), path, recording, said, output, arguments)
+        registrar = load_once(ndim=recording.frames[0].ndim - 1)
+        _check_dimensions(path, recording, registrar, arguments)
+        _series(registrar, path, recording, said, output, arguments)
         print(f"written: {output}")
 
 
@@ -214,6 +216,17 @@ def _with_spacing(path: Path, recording: Recording, arguments: Arguments) -> Rec
     if not recording.spacing_known:
         print(f"{path}: no spacing in the files; millimetres are pixels here (--spacing X Y sets it)")
     return recording
+
+
+def _check_dimensions(path: Path, recording: Recording, registrar: Registrar, arguments: Arguments) -> None:
+    known = registrar.config.model.ndim
+    if recording.frames[0].ndim - 1 != known:
+        kinds = {2: "slices", 3: "volumes"}
+        found = kinds[recording.frames[0].ndim - 1]
+        raise InputError(
+            f"{path}: its {found} are registered, but --checkpoint {arguments.checkpoint} is a network for {kinds[known]}; "
+            f"leave it out, or say --{kinds[known]}"
+        )
 
 
 def _load(arguments: Arguments, *, ndim: int = 2) -> Registrar:

@@ -40,7 +40,7 @@ class Arguments:
     order_by: OrderBy | None = None
     """Of DICOM series: the entry that orders the frames, where more than one or none does."""
     preset: Literal["small", "volume", "paper"] = "small"
-    """Where the config below starts from: small learns in minutes on a CPU, volume is small in 3D and learns in half an hour,
+    """Where the config below starts from: small learns in minutes on a CPU, volume, which is small in 3D, in less than an hour;
     paper has the paper's numbers."""
     config: Annotated[Config, tyro.conf.arg(name="")] = PRESETS["small"]
 
@@ -63,6 +63,10 @@ def main() -> None:
         early = argparse.Namespace(preset=None, init=None, steps=None, warmup=None)
     preset = early.preset if early.preset in PRESETS else "small"  # an unknown or missing one is the parser's to refuse
     init = None if early.init is None else load(early.init)
+    if init is not None and init.config.model.ndim != PRESETS[preset].model.ndim:
+        of = {2: "slices", 3: "volumes"}
+        dimensions = of[init.config.model.ndim], of[PRESETS[preset].model.ndim]
+        raise InputError(f"--init {early.init}: a network for {dimensions[0]}; --preset {preset} is for {dimensions[1]}")
     config = PRESETS[preset] if init is None else _going_on(PRESETS[preset], init.config)
     usual = config.optimiser.warmup
     if early.steps is not None and early.warmup is None:

@@ -35,7 +35,7 @@ def _convolve_forward(features: Array, kernel: Array, stride: int) -> tuple[Arra
 
 def _convolve_backward(stride: int, operands: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     def ordinary(features: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
-        return jax.vjp(functools.partial(_correlate, stride=stride), features, kernel)[1](cotangent)
+        return jax.vjp(functools.partial(_ordinary, stride=stride), features, kernel)[1](cotangent)
 
     def by_planes(features: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
         return jax.vjp(functools.partial(_by_planes, stride=stride), features, kernel)[1](cotangent)
@@ -75,13 +75,14 @@ class Convolution(nn.Module):
 
 
 def _correlate(features: Array, kernel: Array, stride: int) -> Array:
-    def ordinary(features: Array, kernel: Array) -> Array:
-        return _convolution(features, kernel, _padding(features, kernel, stride), stride=stride)
-
     if features.ndim == 4:
-        return ordinary(features, kernel)
-    on_cpu = functools.partial(_by_planes, stride=stride)
-    return jax.lax.platform_dependent(features, kernel, cpu=on_cpu, default=ordinary)
+        return _ordinary(features, kernel, stride)
+    on_cpu, elsewhere = (functools.partial(one, stride=stride) for one in (_by_planes, _ordinary))
+    return jax.lax.platform_dependent(features, kernel, cpu=on_cpu, default=elsewhere)
+
+
+def _ordinary(features: Array, kernel: Array, stride: int) -> Array:
+    return _convolution(features, kernel, _padding(features, kernel, stride), stride=stride)
 
 
 def _by_planes(features: Array, kernel: Array, stride: int) -> Array:

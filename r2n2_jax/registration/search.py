@@ -22,6 +22,7 @@ from r2n2_jax.runtime.devices import copy_to_all
 Start = Literal["auto", "none"] | Kind
 
 GROWN, GROWN_TO_BE_SURE = 16, 28  # local transformations beside the network's, at most; and where an accuracy is asked for
+_IN_VOLUMES = 24  # of volumes, before those, or as many as the network places
 _DEVIATIONS = 2.8  # by which a start's correlation must be above what chance would find
 _WITHIN_REACH = 0.5  # how far the evidence of a start alone may be below that of what was found without it
 _LEAST_CORRELATION = 0.8  # with another start: images of two kinds match by chance somewhere
@@ -121,7 +122,7 @@ def search(
         exchanged = _from_starts(find, model, fixed, -np.asarray(moving, np.float32), mask, asked)
         failed &= statuses(np.asarray(exchanged.found.judged.doubt)) != FAILED
         begun = _chosen(failed, exchanged, begun)
-    if most == looks:
+    if most == looks and (model.ndim == 2 or not asked.refine):
         return _answer(begun)
     return _answer(begun._replace(found=proceed(begun.seen, begun.found, wanted, most=most, refine=asked.refine)))
 
@@ -179,7 +180,7 @@ def _most(model: ModelConfig, asked: Asked) -> int:
     """The most local transformations where no number was asked for: of the network alone as many as in training."""
     if not asked.refine:
         return model.steps
-    placed = model.steps if model.ndim == 2 else volume.SEARCHED
+    placed = model.steps if model.ndim == 2 else max(model.steps, _IN_VOLUMES)
     return placed + (GROWN if asked.tolerance_mm is None else GROWN_TO_BE_SURE)
 
 

@@ -19,7 +19,6 @@ from r2n2_jax.registration.levenberg_marquardt import best_fraction
 
 Array = jax.Array
 
-SEARCHED = 24  # local transformations before those that follow where the volumes still differ
 _FIRST_ROUND, _ROUND = 6, 12  # local transformations; then all are fitted together
 _FIRST_ROUNDS = 3
 _PARTS = (1.0, 0.75, 0.5, 0.25, 0.1)
@@ -79,14 +78,15 @@ def _adopted(views: list[View], proposed: Gaussians, most: int, refine: int) -> 
     if begun is None or not bool(_taken(begun).any()):
         return None
     fitted = _unfolded(views, begun, _fitted(views[:1], begun, refine))
-    return begun if fitted is None else fitted
+    fitted = begun if fitted is None else fitted
+    return fitted if bool(_taken(fitted).any()) else None
 
 
 def _searched(views: list[View], most: int, refine: int) -> Gaussians:
     """What is found without a network, among ``most``, fitted on the coarse view."""
     gaussians = _none(most, views[0].fixed.ndim - 1)
     for _ in range(_FIRST_ROUNDS):
-        grown, grew = _grown(views[:1], gaussians, _FIRST_ROUND, _FAR, min(most, SEARCHED))
+        grown, grew = _grown(views[:1], gaussians, _FIRST_ROUND, _FAR, most)
         fitted = _unfolded(views, _unmoved(grown, gaussians), _fitted(views[:1], grown, refine)) if grew else None
         if fitted is None:
             break

@@ -233,7 +233,7 @@ def heart_frame(s: Shape, points: Array) -> Array:
     return jnp.stack([along / s.heart_width, across / s.heart_height, *deep], axis=-1)
 
 
-def in_heart(s: Shape, points: Array) -> Array:
+def heart_distance(s: Shape, points: Array) -> Array:
     """Positive inside the heart, which is smaller in posterior slices."""
     radius = jnp.linalg.norm(heart_frame(s, points) + 1e-6, axis=-1)
     size = 1.0 if points.shape[-1] == 3 else jnp.minimum(1.0, 1.6 * (1.0 - s.posterior))
@@ -245,7 +245,7 @@ def beside_mediastinum(s: Shape, points: Array) -> Array:
     return jnp.abs(points[..., 0] - s.midline) - s.mediastinum * (1.0 + 0.3 * points[..., 1])
 
 
-def in_liver(s: Shape, points: Array) -> Array:
+def liver_distance(s: Shape, points: Array) -> Array:
     """Positive inside the liver's lower and left borders; its dome is the diaphragm."""
     x, y, *z = components(points)
     # Its lower border rises towards the back.
@@ -253,7 +253,7 @@ def in_liver(s: Shape, points: Array) -> Array:
     return smooth_min(s.liver_edge - x - 0.4 * y, s.liver_bottom - 0.15 * x - y - rise)
 
 
-def in_rib(s: Shape, points: Array) -> Array:
+def rib_distance(s: Shape, points: Array) -> Array:
     """Positive inside a rib: discs in a slice's wall, at regular heights on both sides, which fall to the front."""
     _, y, *z = components(points)
     slope = -s.rib_slope * z[0] if z else 0.0

@@ -176,6 +176,6 @@ def _frames(
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _masks(anatomy: Anatomy, breaths: Breath, shape: tuple[int, int]) -> dict[str, Array]:
+def _masks(anatomy: Anatomy, breaths: Breath, shape: tuple[int, ...]) -> dict[str, Array]:
     points = coordinates(shape)
     return jax.lax.map(lambda breath: organs(anatomy.shape, to_tissue(anatomy, breath, points)), breaths)

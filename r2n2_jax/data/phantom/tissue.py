@@ -10,16 +10,16 @@ from r2n2_jax.data.phantom.anatomy import (
     beside_mediastinum,
     cavity,
     from_spine,
+    heart_distance,
     heart_frame,
-    in_heart,
-    in_liver,
-    in_rib,
+    liver_distance,
     outline,
+    rib_distance,
     smooth_min,
     spine_visibility,
 )
 from r2n2_jax.data.phantom.texture import texture
-from r2n2_jax.data.phantom.vessels import in_vessel
+from r2n2_jax.data.phantom.vessels import vessel_distance
 
 Array = jax.Array
 
@@ -43,20 +43,20 @@ def intensity(anatomy: Anatomy, tissue: Array, *, edge: float, lung_density: Arr
         return below + (above - below) * jax.nn.sigmoid(4.0 * distance / edge)
 
     lung = s.lung * lung_density
-    lung = over(lung, jnp.full_like(x, s.vessel), in_vessel(anatomy.lung_vessels, tissue))
+    lung = over(lung, jnp.full_like(x, s.vessel), vessel_distance(anatomy.lung_vessels, tissue))
     liver_vessel = jnp.full_like(x, s.liver * (1.0 + s.liver_vessel))
-    liver = over(jnp.full_like(x, s.liver), liver_vessel, in_vessel(anatomy.liver_vessels, tissue))
-    below = over(jnp.full_like(x, s.abdomen), liver, in_liver(s, tissue))
+    liver = over(jnp.full_like(x, s.liver), liver_vessel, vessel_distance(anatomy.liver_vessels, tissue))
+    below = over(jnp.full_like(x, s.abdomen), liver, liver_distance(s, tissue))
     left_organ = smooth_min(x - s.midline - 0.22, 0.62 - y)
     below = over(below, jnp.full_like(x, s.left_abdomen), left_organ)
     middle = jnp.full_like(x, 0.8 * s.muscle + 0.2 * s.heart)
     chest = over(middle, lung, beside_mediastinum(s, tissue))
     radius = jnp.linalg.norm(heart_frame(s, tissue) + 1e-6, axis=-1)
     heart = jnp.where(radius < 0.6, s.heart, 0.75 * s.heart)
-    chest = over(chest, heart, in_heart(s, tissue))
+    chest = over(chest, heart, heart_distance(s, tissue))
     inner = over(chest, below, below_diaphragm(s, tissue))
     wall = over(jnp.full_like(x, s.muscle), jnp.full_like(x, s.fat), 0.06 - outline(s, tissue))
-    wall = over(wall, jnp.full_like(x, s.rib), in_rib(s, tissue))
+    wall = over(wall, jnp.full_like(x, s.rib), rib_distance(s, tissue))
     image = over(wall, inner, cavity(s, tissue))
     vertebra = s.spine * (1.0 - 0.35 * (jnp.cos(2.0 * jnp.pi * (y / (0.75 * s.rib_spacing) + s.rib_phase)) > 0.75))
     shown = spine_visibility(s, ndim=tissue.shape[-1])
@@ -72,6 +72,6 @@ def organs(s: Shape, tissue: Array) -> dict[str, Array]:
     above = below_diaphragm(s, tissue) < 0
     return {
         "body": outline(s, tissue) > 0,
-        "lungs": chest & above & (beside_mediastinum(s, tissue) > 0) & (in_heart(s, tissue) < 0),
-        "liver": chest & ~above & (in_liver(s, tissue) > 0),
+        "lungs": chest & above & (beside_mediastinum(s, tissue) > 0) & (heart_distance(s, tissue) < 0),
+        "liver": chest & ~above & (liver_distance(s, tissue) > 0),
     }

@@ -34,7 +34,7 @@ def segments(nodes: Array) -> Array:
     return jnp.concatenate([nodes[(child - 1) // 2], nodes[child], radius[:, None]], axis=-1)
 
 
-def in_vessel(vessels: Array, points: Array) -> Array:
+def vessel_distance(vessels: Array, points: Array) -> Array:
     """Positive inside the thickest vessel near, of segments ``[S, 2 d + 1]``: ``[...]``."""
     d = points.shape[-1]
 
