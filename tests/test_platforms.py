@@ -66,9 +66,10 @@ def test_search(refine, on_an_accelerator):
     model, wanted = PRESETS["small"].model, Wanted(floats(), floats(2))
     views = [View(*(floats(2, size, size, 1),) * 2, None) for size in ((64, 128) if refine else (64,))]
     options = {"model": model, "looks": 3, "refine": refine, "devices": mesh(1)}
-    lowered(sequence._found, weights(model), views, wanted, **options)
+    given = weights(model), views, wanted, jnp.ones(2, bool), jnp.asarray(False)
+    lowered(sequence._found, *given, **options)
     if refine:
-        found = jax.eval_shape(functools.partial(sequence._found, **options), weights(model), views, wanted)
+        found = jax.eval_shape(functools.partial(sequence._found, **options), *given)
         lowered(sequence._continued, views, found, wanted, most=11, refine=refine, devices=mesh(1))
 
 

@@ -54,6 +54,21 @@ def from_free(free: FreeGaussians) -> Gaussians:
     return Gaussians(free.position, jnp.exp(free.log_variance), free.rotation, free.weight)
 
 
+def mirror(gaussians: Gaussians) -> Gaussians:
+    r"""The same local transformations as a mirror shows them that turns ``x`` round.
+
+    With :math:`M = \mathrm{diag}(-1, 1[, 1])` the field becomes :math:`M f(M x)`; :math:`M R_z(a) R_y(b) R_x(c) M` is
+    :math:`R_z(-a) R_y(-b) R_x(c)`.
+    """
+    d = gaussians.position.shape[-1]
+    along = jnp.array([-1.0, 1.0, 1.0][:d])
+    angles = jnp.array([-1.0, -1.0, 1.0][: d * (d - 1) // 2])
+    along, angles = (
+        jnp.broadcast_to(signs, part.shape) for signs, part in ((along, gaussians.weight), (angles, gaussians.rotation))
+    )
+    return Gaussians(gaussians.position * along, gaussians.variance, gaussians.rotation * angles, gaussians.weight * along)
+
+
 def rotation_matrix(rotation: Array) -> Array:
     """The matrix ``R`` of eq 9.
 

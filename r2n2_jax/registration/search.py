@@ -24,6 +24,7 @@ Start = Literal["auto", "none"] | Kind
 GROWN, GROWN_TO_BE_SURE = 16, 28  # local transformations beside the network's, at most; and where an accuracy is asked for
 _IN_VOLUMES = 24  # of volumes, before those, or as many as the network places
 _DEVIATIONS = 2.8  # by which a start's correlation must be above what chance would find
+_FAR_LESS = 0.75  # of the doubt: by less two registrations of one pair differ anyway
 _WITHIN_REACH = 0.5  # how far the evidence of a start alone may be below that of what was found without it
 _LEAST_CORRELATION = 0.8  # with another start: images of two kinds match by chance somewhere
 _OF_A_KIND = 0.7  # the correlation from which on bright is bright in both images, however much they differ
@@ -140,14 +141,16 @@ def _from_starts(
     seen = views(moving, mask)
     extent = _extent(fixed.shape[1:], asked.spacing)
 
+    look = functools.partial(_from_both_sides, find) if model.ndim == 2 and asked.refine else find
+
     def begin(affine: Affine) -> _Begun:
         moved, there = sequence.move(moving, affine)
         carried = views(moved, there if mask is None else there & mask)
-        return _Begun(find(seen=carried), affine, carried)
+        return _Begun(look(seen=carried), affine, carried)
 
     if asked.start not in ("auto", "none"):
         return begin(sequence.start(_for_start(seen), np.ones(len(fixed), bool), extent, kind=asked.start).affine)
-    found = find(seen=seen)
+    found = look(seen=seen)
     begun = _Begun(found, identity(len(fixed), model.ndim), seen)
     wanted = statuses(np.asarray(found.judged.differs)) != GOOD
     if asked.start == "none" or not asked.refine or not wanted.any():
@@ -164,6 +167,17 @@ def _from_starts(
     as_well = correlation > np.asarray(found.judged.correlation) - _AS_WELL
     wanted &= better | (as_well & _is_still(again.found) & ~_is_still(found))
     return _chosen(wanted, again, begun)
+
+
+def _from_both_sides(find: Callable[..., Found], seen: list[View]) -> Found:
+    """What is found; where that is not good, what is found by looking in a mirror, if it leaves far less doubt."""
+    found = find(seen=seen)
+    doubt = np.asarray(found.judged.doubt)
+    unsure = statuses(doubt) != GOOD
+    if not unsure.any():
+        return found
+    mirrored = find(seen=seen, needed=unsure, mirrored=True)
+    return _either(unsure & (np.asarray(mirrored.judged.doubt) < _FAR_LESS * doubt), mirrored, found)
 
 
 def _for_start(seen: list[View]) -> View:
@@ -214,6 +228,11 @@ def _is_still(found: Found) -> np.ndarray:
 def _chosen(condition: np.ndarray, chosen: _Begun, other: _Begun) -> _Begun:
     """Of pairs ``[N]`` the first's where ``condition``, else the second's; without a mask all pixels count."""
     chosen, other = (begun._replace(seen=[_masked(view) for view in begun.seen]) for begun in (chosen, other))
+    return _either(condition, chosen, other)
+
+
+def _either(condition: np.ndarray, chosen: Any, other: Any) -> Any:
+    """Of trees of arrays ``[N, ...]`` the first's rows where ``condition [N]``, else the second's."""
     return jax.tree.map(lambda a, b: np.where(condition.reshape(-1, *(1,) * (a.ndim - 1)), a, b), chosen, other)
 
 

@@ -19,7 +19,7 @@ from r2n2_jax.config import ModelConfig
 from r2n2_jax.io.geometry import Placement, same_place
 from r2n2_jax.models.r2n2 import R2N2
 from r2n2_jax.ops.affine import Affine, carry, identity, shift
-from r2n2_jax.ops.gaussian import Gaussians, displacement
+from r2n2_jax.ops.gaussian import Gaussians, displacement, mirror
 from r2n2_jax.ops.grid import components, coordinates, over_planes
 from r2n2_jax.ops.intensity import prepare, resample
 from r2n2_jax.ops.local_contrast import noise_of_pair, quiet
@@ -70,6 +70,8 @@ def find(
     *,
     looks: int,
     refine: int,
+    needed: np.ndarray | None = None,
+    mirrored: bool = False,
 ) -> Found:
     """The local transformations of a batch of pairs, found in compiled calls that the local devices share.
 
@@ -80,10 +82,13 @@ def find(
         wanted: the accuracy at which a sequence ends.
         looks: local transformations that the network places.
         refine: Levenberg-Marquardt steps on them, see ``course``.
+        needed: ``[B]`` bool, the pairs that are looked at; of the others nothing is known. By default all are.
+        mirrored: the network looks at the pairs in a mirror; what it has learnt is not the same from both sides.
     """
     count = len(seen[0].fixed)
     options = {"model": model, "looks": looks, "refine": refine, "devices": mesh(count)}
-    return _found(copy_to_all(params, count), seen, copy_to_all(wanted, count), **options)
+    params, wanted, mirrored = copy_to_all((params, wanted, np.asarray(mirrored)), count)
+    return _found(params, seen, wanted, shard(np.ones(count, bool) if needed is None else needed), mirrored, **options)
 
 
 def proceed(seen: list[View], found: Found, wanted: Wanted, *, most: int, refine: int) -> Found:
@@ -219,21 +224,38 @@ def _view(fixed: Array, moving: Array, mask: Array | None, shape: tuple[int, ...
 @functools.partial(kept, returns=[Gaussians, Judged, Stages, Found])
 @functools.partial(jax.jit, static_argnames=("model", "looks", "refine", "devices"))
 def _found(
-    params: Any, views: list[View], wanted: Wanted, *, model: ModelConfig, looks: int, refine: int, devices: Mesh
+    params: Any,
+    views: list[View],
+    wanted: Wanted,
+    needed: Array,
+    mirrored: Array,
+    *,
+    model: ModelConfig,
+    looks: int,
+    refine: int,
+    devices: Mesh,
 ) -> Found:
     """The network's answer to the first view, fitted on all of them, or as much of it as makes its pair match best."""
 
-    def own(params: Any, views: list[View], wanted: Wanted) -> Found:
-        def one(pair: tuple[list[View], Gaussians]) -> Found:
-            seen, gaussians = pair
+    def own(params: Any, views: list[View], wanted: Wanted, needed: Array, mirrored: Array) -> Found:
+        def begun(seen: list[View], gaussians: Gaussians) -> Found:
             if refine:
                 return begin(seen, gaussians, wanted, iterations=refine)
             gaussians = best_fraction(seen[0].fixed, seen[0].moving, gaussians, mask=seen[0].mask)
             return ended(seen, gaussians, wanted)
 
-        return _one_by_one(one, (views, propose(params, model, views[0], steps=looks)))
+        def one(pair: tuple[list[View], Gaussians, Array]) -> Found:
+            seen, gaussians, needed = pair
+            blank = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), jax.eval_shape(begun, seen, gaussians))
+            return jax.lax.cond(needed, begun, lambda *_: blank, seen, gaussians)
 
-    return _on_each(own, devices, (EVERYWHERE, [_VIEW] * len(views), EVERYWHERE), PAIRS)(params, views, wanted)
+        seen = jax.tree.map(lambda array: jnp.where(mirrored, jnp.flip(array, model.ndim), array), views[0])
+        proposed = propose(params, model, seen, steps=looks)
+        proposed = jax.tree.map(functools.partial(jnp.where, mirrored), mirror(proposed), proposed)
+        return _one_by_one(one, (views, proposed, needed))
+
+    inputs = (EVERYWHERE, [_VIEW] * len(views), EVERYWHERE, PAIRS, EVERYWHERE)
+    return _on_each(own, devices, inputs, PAIRS)(params, views, wanted, needed, mirrored)
 
 
 @functools.partial(kept, returns=[Gaussians, Judged, Stages, Found])
