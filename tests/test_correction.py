@@ -28,12 +28,15 @@ FRAMES, SLICES, SHAPE = 18, 2, (25, 31)  # more frames than are registered at on
 
 @pytest.fixture(scope="module")
 def moving_square():
-    """``[T, S, H, W]`` uint16: a bright square that goes down and up again."""
+    """``[T, S, H, W]`` uint16: a bright square that goes down and up again, its middle aside as well."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 60, (FRAMES, SLICES, *SHAPE)).astype(np.uint16)
     for t in range(FRAMES):
         top = round(8 + 4 * np.sin(2 * np.pi * t / FRAMES))
-        frames[t, :, top : top + 8, 10:20] += 500
+        aside = (top - 8) // 2  # the middle alone
+        frames[t, :, top : top + 2, 10:20] += 500
+        frames[t, :, top + 2 : top + 6, 10 + aside : 20 + aside] += 500
+        frames[t, :, top + 6 : top + 8, 10:20] += 500
     return frames
 
 

@@ -1,5 +1,7 @@
 """The open-ended sequence: what it adds and where, when it ends, and that every pair of a batch has its own length."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,15 +17,19 @@ from r2n2_jax.registration.course import View, Wanted, begin, folds, go_on
 from r2n2_jax.registration.growth import grow
 from r2n2_jax.registration.levenberg_marquardt import refine, refine_batch
 from r2n2_jax.registration.posterior import posterior
+from r2n2_jax.registration.registrar import Registrar
 
 SIZE = 128
-LOOKS = 12
+LOOKS = 6
 WHERE_THEY_AGREE = Wanted(jnp.asarray(0.0), jnp.ones(2))
 
 
 @pytest.fixture(scope="module")
 def registrar():
-    return load()
+    """With fewer looks than it is trained for, so that there is something to go on with."""
+    everyday = load()
+    model = dataclasses.replace(everyday.config.model, steps=LOOKS)
+    return Registrar(dataclasses.replace(everyday.config, model=model), everyday.params)
 
 
 def texture(seed, fine=3.0):

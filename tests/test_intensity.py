@@ -6,6 +6,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from r2n2_jax.ops.intensity import cut_outliers, prepare, standardise
+from r2n2_jax.ops.local_contrast import quiet
 
 
 @pytest.fixture
@@ -69,3 +70,27 @@ def test_a_mask_names_the_pixels_whose_statistics_count(image):
     expected = np.clip((image[mask] - inside.mean()) / inside.std(), -2.0, 2.0)
     np.testing.assert_allclose(np.asarray(standardise(spoilt, jnp.asarray(mask)))[mask], expected, atol=1e-4)
     assert np.abs(np.asarray(standardise(spoilt))[mask] - expected).max() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("noise", "deviation"), [(0.0, 0.6), (0.05, 0.6), (0.2, np.hypot(0.6, 1.0)), (3.0, np.hypot(0.6, 2.5))]
+)
+def test_noise_is_blurred_away_by_its_own_measure(noise, deviation):
+    """SciPy's Gaussian away from the border; of a volume without noise nothing is."""
+    image = np.random.default_rng(0).normal(size=(48, 40, 1)).astype(np.float32)
+    expected = gaussian_filter(image[..., 0].astype(np.float64), deviation, truncate=8.0)
+    inner = (slice(16, -16),) * 2
+    np.testing.assert_allclose(quiet(image, jnp.asarray(noise))[..., 0][inner], expected[inner], atol=2e-5)
+    volume = image.reshape(8, 6, 40, 1)
+    np.testing.assert_allclose(quiet(volume, jnp.asarray(0.0)), volume, atol=1e-6)
+
+
+def test_nothing_from_outside_a_mask_is_blurred_into_it():
+    random = np.random.default_rng(1)
+    image = random.normal(size=(32, 32, 1)).astype(np.float32)
+    mask = random.uniform(size=(32, 32)) > 0.4
+    spoilt = np.where(mask[..., None], image, 50.0)
+    for noise in (0.0, 0.3):
+        kept, changed = (np.asarray(quiet(one, jnp.asarray(noise), mask))[mask] for one in (image, spoilt))
+        np.testing.assert_array_equal(kept, changed)
+        assert np.abs(np.asarray(quiet(spoilt, jnp.asarray(noise)))[mask] - kept).max() > 1.0

@@ -244,7 +244,8 @@ def test_every_look_solves_for_all_weights(key):
         field = (points + bells.T @ weight).reshape(*shape, 2)
         at = [(field[..., 1 - axis] + 1) * (n - 1) / 2 for axis, n in enumerate(shape)]
         warped = map_coordinates(image, at, order=1, mode="constant")
-        np.testing.assert_allclose(sequence.warped[look, 0, ..., 0], warped, atol=0.02)
+        inner = (slice(1, -1),) * 2  # a blurred image does not vanish at the border
+        np.testing.assert_allclose(sequence.warped[look, 0, ..., 0][inner], warped[inner], atol=0.02)
     assert np.abs(weight).max() > 0.01, "weights this small would prove nothing"
     np.testing.assert_allclose(found.weight, weight, rtol=0.02, atol=1e-3)
 
@@ -262,7 +263,8 @@ def test_the_gaussians_are_the_result_and_no_look_is_undone(key):
     chex.assert_shape(sequence.gaussians.weight, (4, 1, 2))
     field = displacement(jax.tree.map(lambda a: a[:, 0], sequence.gaussians), coordinates((32, 28)))
     np.testing.assert_allclose(field, sequence.displacement[0], atol=1e-5)
-    np.testing.assert_allclose(warp(moving[0], field), sequence.warped[-1, 0], atol=2e-2)
+    seen = quieted(fixed, moving).moving[0]
+    np.testing.assert_allclose(warp(seen, field)[1:-1, 1:-1], sequence.warped[-1, 0, 1:-1, 1:-1], atol=2e-2)
     fewer = apply(CONFIG, random_params(CONFIG), fixed, moving, steps=2).gaussians.weight
     assert np.abs(fewer - sequence.gaussians.weight[:2]).max() > 1e-3
 
@@ -371,7 +373,7 @@ def test_the_late_loss_does_not_see_a_coil(key):
     fixed, _ = smooth_pair(key)
     fixed = fixed + jnp.sin(20.0 * coordinates((32, 28))[..., :1])
     dim = fixed * (1.0 + 0.3 * coordinates((32, 28))[..., :1])
-    looks = jnp.broadcast_to(dim, (20, *dim.shape))
+    looks = jnp.broadcast_to(quieted(fixed[None], dim[None]).moving[0], (20, *dim.shape))
     inside, still = jnp.ones((20, 32, 28), bool), jnp.zeros((32, 28, 2))
     seen = float(contrast_loss(fixed, dim, looks, inside, still, 0.0)[1]["mse"])
     assert seen < 0.15 * float(sequence_loss(fixed, looks, inside, still, 0.0)[1]["mse"])

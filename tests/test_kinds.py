@@ -99,3 +99,40 @@ def test_the_displacement_is_the_one_that_made_the_pair():
     there = kinds.tissue(y + pair.displacement[..., 1], x + pair.displacement[..., 0])
     np.testing.assert_allclose(pair.fixed, there, atol=1e-9)
     assert np.abs(pair.fixed - pair.moving).max() > 50.0
+
+
+def test_a_jump_is_found_in_any_noise(registered):
+    """Bumps three to six times as high as the noise's deviation at most: none is moved that is still, and no jump is missed."""
+    jumps = [(3.0, 0.0, 0.0), (3.5, 0.0, 0.0), (3.5, 4.0, 4.0), (4.0, -3.0, 4.0), (5.0, 6.0, -6.0), (7.0, 2.0, 8.0)]
+    pairs = [
+        kinds.pair(f"noise {noise:g}, a jump of {x:g}, {y:g} px", kinds.shift(x, y), kinds.bumps, shown=kinds.everywhere,
+                   noise=noise, seed=20 + index)
+        for index, (noise, x, y) in enumerate(jumps)
+    ]  # fmt: skip
+    assert beyond(registered(pairs), 0.8) == ""
+
+
+def test_a_small_motion_is_found_in_noise(registered):
+    """Two pixels at most, half a pixel of what the network looks at, in noise of up to a tenth of the contrast."""
+    pairs = [
+        kinds.pair(f"2 px, noise {noise:g}, seed {seed}", kinds.smooth(2.0), noise=noise, seed=seed)
+        for noise in (5.0, 10.0)
+        for seed in (40, 41)
+    ]
+    found = registered(pairs)
+    assert min(one.before for one in found) > 1.0
+    assert beyond(found, 0.5) == ""
+
+
+def test_stripes_finer_than_a_pixel_of_the_network_are_followed(registered):
+    """At 64 pixels per axis stripes 6 to 7 pixels apart turn up as wider ones that move the other way."""
+
+    def striped(apart):
+        return lambda y, x: kinds.tissue(y, x) * (0.6 + 0.4 * np.cos(2 * np.pi * x / apart))
+
+    pairs = [
+        kinds.pair(f"stripes {apart:g} px apart, {largest:g} px", kinds.smooth(largest), striped(apart))
+        for apart in (6.0, 7.5, 9.0)
+        for largest in (4.0, 9.0)
+    ]
+    assert beyond(registered(pairs), 0.3) == ""

@@ -78,13 +78,13 @@ def error(found, pair):
 
 def test_what_is_painted_does_not_hold_the_scene(registrar, behind):
     """The control is told by its mask that everything counts."""
-    for pair, held in zip(behind, (0.3, 0.6), strict=True):
+    for pair in behind:
         found = registrar.register(pair.fixed, pair.moving)
         np.testing.assert_array_equal(found.left_out, painted(pair.fixed, pair.moving))
         assert error(found, pair) < 0.15
         told = registrar.register(pair.fixed, pair.moving, mask=np.ones(pair.fixed.shape))
         assert not told.left_out.any()
-        assert error(told, pair) > held
+        assert error(told, pair) > 2 * error(found, pair)
 
 
 def test_each_frame_of_a_series_leaves_out_its_own(registrar, behind):

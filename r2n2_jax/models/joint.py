@@ -96,7 +96,7 @@ def widening(look: Array) -> Array:
 def quieted(fixed: Array, moving: Array, mask: Array | None = None) -> Pair:
     """Standardised pairs ``[B, *spatial, 1]`` as the looks compare them."""
     noise = jax.vmap(noise_of_pair)(fixed, moving, mask)
-    return Pair(jax.vmap(quiet)(fixed, noise), jax.vmap(quiet)(moving, noise), noise, mask)
+    return Pair(jax.vmap(quiet)(fixed, noise, mask), jax.vmap(quiet)(moving, noise, mask), noise, mask)
 
 
 def first_carry(config: ModelConfig, pair: Pair, length: int) -> JointCarry:

@@ -20,6 +20,7 @@ Array = jax.Array
 _WINDOW = 0.095  # the window's standard deviation, normalised units: three pixels of 64
 _FLOOR, _NOISE_FLOOR = 0.2, 10.0
 _NO_NOISE, _BLUR_BY_NOISE, _MOST_BLUR = 0.1, 10.0, 2.5
+_BLUR_OF_ALL = {2: 0.6, 3: 0.01}  # pixels: a pattern too fine for them is seen as a coarser one that moves the other way
 _HALVINGS = 24  # to the precision of float32
 _STRUCTURE = 0.048  # what a residual's structure is told from noise by, normalised units: a pixel and a half of 64
 
@@ -48,20 +49,24 @@ def noise_deviation(image: Array, mask: Array | None = None) -> Array:
 
 
 @jax.jit
-def quiet(image: Array, noise: Array) -> Array:
-    """An image with its noise blurred away, and detail with it: not at all where there is no noise, by pixels where much is.
+def quiet(image: Array, noise: Array, mask: Array | None = None) -> Array:
+    """An image with its noise blurred away, and detail with it: hardly where there is no noise, by pixels where much is.
 
     Noise is smooth between pixels, where a warp interpolates, and images whose noise is not blurred would be taken to match
-    better by any displacement of half a pixel. Both images of a pair are blurred alike.
+    better by any displacement of half a pixel. Both images of a pair are blurred alike; in the plane a little in any case, as
+    what was as fine as a pixel is not seen as it is.
 
     Args:
         image: ``[*spatial, 1]``, standardised.
         noise: a scalar, its standard deviation.
+        mask: ``[*spatial]`` bool, the pixels with which nothing from outside is blurred; by default all.
 
     Returns:
         the same shape.
     """
-    return _blurred(image[..., 0], (_blur(noise),) * (image.ndim - 1))[..., None]
+    d = image.ndim - 1
+    blurred = functools.partial(mean_around, image[..., 0], deviations=(_blur(noise, d),) * d)
+    return (blurred(None) if mask is None else jnp.where(mask, blurred(mask), blurred(None)))[..., None]
 
 
 class Around(NamedTuple):
@@ -91,7 +96,7 @@ def around(quieted: Array, noise: Array, mask: Array | None = None, *, widened: 
 @functools.partial(jax.jit, static_argnames="d")
 def left_noise(noise: Array, d: int) -> Array:
     """The variance of the noise that ``quiet`` leaves in an image of ``d`` axes, given its standard deviation before."""
-    return noise**2 / (1.0 + 4.0 * jnp.pi * _blur(noise) ** 2) ** (d / 2)
+    return noise**2 / (1.0 + 4.0 * jnp.pi * _blur(noise, d) ** 2) ** (d / 2)
 
 
 @jax.jit
@@ -158,6 +163,6 @@ def _median(values: Array, counted: Array) -> Array:
     return jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(largest), largest))[1]
 
 
-def _blur(noise: Array) -> Array:
-    """The standard deviation of the blur, pixels."""
-    return jnp.clip(_BLUR_BY_NOISE * (noise - _NO_NOISE), 0.0, _MOST_BLUR)
+def _blur(noise: Array, d: int) -> Array:
+    """The standard deviation of the blur of an image of ``d`` axes, pixels."""
+    return jnp.hypot(_BLUR_OF_ALL[d], jnp.clip(_BLUR_BY_NOISE * (noise - _NO_NOISE), 0.0, _MOST_BLUR))

@@ -29,7 +29,7 @@ def contrast_problem(
         outlier: the residual from which on a larger one hardly costs more.
     """
     noise = noise_of_pair(fixed, moving, mask)
-    fixed, moving = (quiet(image, noise) for image in (fixed, moving))
+    fixed, moving = (quiet(image, noise, mask) for image in (fixed, moving))
     coarse = coordinates(tuple(min(n, _AROUND_PIXELS[fixed.ndim - 1]) for n in fixed.shape[:-1]))
     counted = None if mask is None else _nearly_in(mask, coarse)
     plain = pose(fixed, moving, mask, outlier=outlier)

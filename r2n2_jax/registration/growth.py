@@ -131,7 +131,7 @@ def _proposals(fixed: Array, moving: Array, gaussians: Gaussians, mask: Array | 
     shape = tuple(min(n, _PIXELS) for n in fixed.shape[:-1])
     points, places = coordinates(shape), _places(d)
     noise = noise_of_pair(fixed, moving, mask)
-    fixed, moving = (quiet(image, noise) for image in (fixed, moving))
+    fixed, moving = (quiet(image, noise, mask) for image in (fixed, moving))
     target = sample(local_contrast(fixed, noise, mask), points)[..., 0]
     there = points + displacement(gaussians, points)
     seen = inside(there)

@@ -48,7 +48,7 @@ def judge(fixed: Array, moving: Array, gaussians: Gaussians, *, mask: Array | No
     counted = inside(there) if mask is None else inside(there) & mask
     compared = jnp.sum(counted)
     noise = noise_of_pair(fixed, moving, mask)
-    fixed, moving = (quiet(image, noise) for image in (fixed, moving))
+    fixed, moving = (quiet(image, noise, mask) for image in (fixed, moving))
     warped = sample(moving, jnp.clip(there, -1.0, 1.0))
     differs = disagreement(*(local_contrast(image, noise, mask) for image in (fixed, warped)), counted)
     left = compared < _LEAST_COMPARED * (counted.size if mask is None else jnp.sum(mask))

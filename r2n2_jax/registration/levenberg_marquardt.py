@@ -1,6 +1,7 @@
 """Instance refinement: the Gaussians of ONE pair as a nonlinear least-squares problem, solved by Levenberg-Marquardt."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -39,8 +40,8 @@ _SETTLED = 1e-3  # the part of the objective that a step is to gain, or no other
 _VARIANCE = (1e-3, 1.0)
 _SHARPNESS, _SLIDE_BELOW, _BACK = 30.0, 0.4, 0.1
 LEAST_DETERMINANT = 0.1  # above zero by what a finer grid may find in between
-_LEAST_GAIN = 0.5  # in units of the noise: twice what chance finds in still images
-_BEYOND_NOISE = 0.5  # of the difference: noise, smoothed between pixels, leaves more
+# What chance finds in still images, with noise in units of its deviation in 64 pixels per axis: more is motion.
+_LEAST_AGREED, _LEAST_EXPLAINED, _EXPLAINED_BY_NOISE = 2.0, 0.3, 0.8
 _BY_CHANCE = 2.0  # so often what as many numbers explain of noise, of as many voxels
 _ENOUGH = 0.05  # of the difference, however few voxels count
 _FOLD_PIXELS = {2: 32, 3: 16}  # per axis, for the slope of the smallest determinant
@@ -210,7 +211,8 @@ def _is_no_noise(problem: Problem, free: FreeGaussians) -> Array:
     """Whether the images agree more by a displacement than noise would."""
     if free.position.shape[-1] == 2:
         agreed, explained = gain(problem, free)
-        return (agreed >= _LEAST_GAIN * problem.noise) | (explained >= _BEYOND_NOISE)
+        noise = problem.noise * 64 / math.sqrt(problem.moving.size)
+        return (agreed >= _LEAST_AGREED * noise) | (explained >= _LEAST_EXPLAINED + _EXPLAINED_BY_NOISE * noise)
     used = jnp.sum(jnp.any(free.weight != 0, axis=-1))
     numbers = used * sum(part.shape[-1] for part in free)
     chance = _BY_CHANCE * numbers / jnp.maximum(jnp.sum(problem.counted), 1)

@@ -164,7 +164,7 @@ def _from_starts(
     again = begin(started.affine)
     correlation = np.asarray(again.found.judged.correlation)
     better = (_evidence(again.found, seen[0]) > before + _CHANCE) & (correlation > _LEAST_CORRELATION)
-    as_well = correlation > np.asarray(found.judged.correlation) - _AS_WELL
+    as_well = correlation > np.asarray(found.judged.correlation) - _AS_WELL - _owed_to_noise(found)
     wanted &= better | (as_well & _is_still(again.found) & ~_is_still(found))
     return _chosen(wanted, again, begun)
 
@@ -218,6 +218,14 @@ def _evidence(found: Found, seen: View) -> np.ndarray:
     whole = math.prod(seen.fixed.shape[1:-1])
     pixels = whole if seen.mask is None else jnp.maximum(jnp.sum(seen.mask, axis=tuple(range(1, seen.mask.ndim))), 1)
     return np.asarray(evidence(found.judged.correlation, found.judged.compared / pixels))
+
+
+def _owed_to_noise(found: Found) -> np.ndarray:
+    """How much of the correlation local transformations may owe to noise that they were fitted to.
+
+    Images of which noise is a share ``s`` of the power correlate by ``1 - s / 2``; the share is known to a factor of two.
+    """
+    return np.asarray(found.judged.differs - found.judged.doubt)
 
 
 def _is_still(found: Found) -> np.ndarray:

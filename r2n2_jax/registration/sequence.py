@@ -151,7 +151,7 @@ def _started(seen: View, wanted: Array, extent: Array, *, kind: Kind, devices: M
         def one(pair: tuple[Array, ...]) -> Start:
             fixed, moving, mask, needed = pair
             noise = noise_of_pair(fixed, moving, mask)
-            images = (quiet(image, noise) for image in (fixed, moving))
+            images = (quiet(image, noise, mask) for image in (fixed, moving))
             search = functools.partial(find_start, *images, mask, extent, kind=kind)
             return jax.lax.cond(needed, search, functools.partial(no_start, len(extent)))
 
