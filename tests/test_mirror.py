@@ -43,16 +43,25 @@ def test_a_mirror_twice_is_none():
 
 
 def test_the_network_looks_at_what_the_mirror_shows(key):
-    """A pair looked at in a mirror is the mirrored pair looked at as it is, mirrored; the control is not mirrored back."""
-    pair = [np.asarray(image[None, ..., 0]) for image in smooth_pair(key)]
+    """Pairs looked at in a mirror are the mirrored pairs looked at as they are, mirrored; the control is not mirrored back.
+
+    Two pairs with a mask that is not the same from both sides, and of two more that are not needed nothing is said.
+    """
+    pairs = np.stack([np.asarray(smooth_pair(jax.random.fold_in(key, n)))[..., 0] for n in range(4)])
+    fixed, moving = pairs[:, 0], pairs[:, 1]
+    mask = np.broadcast_to(np.arange(28) < 18, fixed.shape)
+    needed = np.array([True, False, True, False])
     find = functools.partial(
         sequence.find, random_params(MODEL), MODEL, wanted=Wanted(jnp.zeros(()), jnp.ones(2)), looks=3, refine=0
     )
-    mirrored = find(sequence.views(MODEL, *pair, refine=0), mirrored=True).gaussians
-    as_it_is = find(sequence.views(MODEL, *(image[:, :, ::-1] for image in pair), refine=0)).gaussians
-    assert np.abs(mirrored.weight).max() > 1e-3
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), mirrored, mirror(as_it_is))
-    assert np.abs(mirrored.position - as_it_is.position).max() > 1e-2
+    mirrored = find(sequence.views(MODEL, fixed, moving, mask, refine=0), needed=needed, mirrored=True).gaussians
+    turned = (image[:, :, ::-1] for image in (fixed, moving, mask))
+    as_it_is = find(sequence.views(MODEL, *turned, refine=0)).gaussians
+    shown, expected = (jax.tree.map(lambda part: np.asarray(part)[needed], one) for one in (mirrored, mirror(as_it_is)))
+    assert np.abs(shown.weight).max() > 1e-3
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), shown, expected)
+    assert np.abs(shown.position - np.asarray(as_it_is.position)[needed]).max() > 1e-2
+    assert not np.asarray(mirrored.weight)[~needed].any()
 
 
 def found(doubt):
@@ -73,6 +82,18 @@ def test_a_mirror_is_believed_where_it_leaves_far_less_doubt():
     np.testing.assert_allclose(chosen.judged.doubt, [0.01, 0.03, 0.05, 0.05], atol=1e-7)
     assert asked[0] is None
     assert asked[1].tolist() == [False, True, True, True]
+
+
+def test_only_the_pairs_that_matter_are_looked_at_again():
+    asked = []
+
+    def find(seen, *, needed=None, mirrored=False):
+        asked.append(needed)
+        return found([0.05, 0.01, 0.01] if mirrored else [0.05, 0.05, 0.09])
+
+    chosen = search._from_both_sides(find, [], np.array([True, False, True]))
+    assert asked[1].tolist() == [True, False, True]
+    np.testing.assert_allclose(chosen.judged.doubt, [0.05, 0.05, 0.01], atol=1e-7)
 
 
 def test_where_all_are_good_no_mirror_is_asked():

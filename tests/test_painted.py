@@ -84,7 +84,7 @@ def test_what_is_painted_does_not_hold_the_scene(registrar, behind):
         assert error(found, pair) < 0.15
         told = registrar.register(pair.fixed, pair.moving, mask=np.ones(pair.fixed.shape))
         assert not told.left_out.any()
-        assert error(told, pair) > 2 * error(found, pair)
+        assert error(told, pair) > max(0.15, 2 * error(found, pair))
 
 
 def test_each_frame_of_a_series_leaves_out_its_own(registrar, behind):

@@ -38,7 +38,7 @@ class Arguments:
     refine: int = Options.refine
     """Steps of instance refinement at the model's resolution; half as many follow at twice that, where images have it."""
     refined_steps: int | None = None
-    """The most local transformations that are refined; by default 16 more than in training, of volumes 40 or more."""
+    """The most local transformations that are refined; by default 16 more than the network places, of volumes 40 or more."""
     baseline: Settings = dataclasses.field(default_factory=Settings)
     """The B-spline's optimiser; the defaults are the paper's."""
     spacing: float = 8.0

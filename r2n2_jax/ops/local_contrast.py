@@ -20,7 +20,7 @@ Array = jax.Array
 _WINDOW = 0.095  # the window's standard deviation, normalised units: three pixels of 64
 _FLOOR, _NOISE_FLOOR = 0.2, 10.0
 _NO_NOISE, _BLUR_BY_NOISE, _MOST_BLUR = 0.1, 10.0, 2.5
-_BLUR_OF_ALL = {2: 0.6, 3: 0.01}  # pixels: a pattern too fine for them is seen as a coarser one that moves the other way
+_BLUR_OF_ALL = {2: 0.6, 3: 0.01}  # pixels, of a volume as good as none: see ``quiet``
 _HALVINGS = 24  # to the precision of float32
 _STRUCTURE = 0.048  # what a residual's structure is told from noise by, normalised units: a pixel and a half of 64
 
@@ -53,8 +53,8 @@ def quiet(image: Array, noise: Array, mask: Array | None = None) -> Array:
     """An image with its noise blurred away, and detail with it: hardly where there is no noise, by pixels where much is.
 
     Noise is smooth between pixels, where a warp interpolates, and images whose noise is not blurred would be taken to match
-    better by any displacement of half a pixel. Both images of a pair are blurred alike; in the plane a little in any case, as
-    what was as fine as a pixel is not seen as it is.
+    better by any displacement of half a pixel. Both images of a pair are blurred alike. In the plane they are a little in any
+    case: of stripes finer than a pixel resampling leaves wider ones, which move the other way.
 
     Args:
         image: ``[*spatial, 1]``, standardised.

@@ -40,7 +40,7 @@ _SETTLED = 1e-3  # the part of the objective that a step is to gain, or no other
 _VARIANCE = (1e-3, 1.0)
 _SHARPNESS, _SLIDE_BELOW, _BACK = 30.0, 0.4, 0.1
 LEAST_DETERMINANT = 0.1  # above zero by what a finer grid may find in between
-# What chance finds in still images, with noise in units of its deviation in 64 pixels per axis: more is motion.
+# What chance finds by 20 local transformations in still images; noise by its deviation in 64 pixels per axis. More is motion.
 _LEAST_AGREED, _LEAST_EXPLAINED, _EXPLAINED_BY_NOISE = 2.0, 0.3, 0.8
 _BY_CHANCE = 2.0  # so often what as many numbers explain of noise, of as many voxels
 _ENOUGH = 0.05  # of the difference, however few voxels count

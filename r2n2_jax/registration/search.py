@@ -29,6 +29,7 @@ _WITHIN_REACH = 0.5  # how far the evidence of a start alone may be below that o
 _LEAST_CORRELATION = 0.8  # with another start: images of two kinds match by chance somewhere
 _OF_A_KIND = 0.7  # the correlation from which on bright is bright in both images, however much they differ
 _AS_WELL = 0.01  # of the correlation: a start that needs no local transformations is preferred to them
+_MOST_OWED = 0.1  # of the correlation, however much noise there is
 _CHANCE = 0.1  # by how much the evidence must be above in the end
 
 
@@ -36,7 +37,7 @@ class Asked(NamedTuple):
     """How pairs are registered.
 
     Attributes:
-        steps: the most local transformations; None: ``GROWN`` more than in training, ``GROWN_TO_BE_SURE`` with a tolerance.
+        steps: the most local transformations; None: so many more than the network places, ``GROWN``, ``GROWN_TO_BE_SURE``.
         refine: Levenberg-Marquardt steps on them.
         start: what may come before them.
         spacing: of the pixels, in ``(x, y[, z])`` order; None: the same along all axes.
@@ -120,7 +121,7 @@ def search(
     failed = statuses(np.asarray(begun.found.judged.doubt)) == FAILED
     failed &= np.asarray(begun.found.judged.correlation) < _OF_A_KIND
     if asked.refine and failed.any():
-        exchanged = _from_starts(find, model, fixed, -np.asarray(moving, np.float32), mask, asked)
+        exchanged = _from_starts(find, model, fixed, -np.asarray(moving, np.float32), mask, asked, concerned=failed)
         failed &= statuses(np.asarray(exchanged.found.judged.doubt)) != FAILED
         begun = _chosen(failed, exchanged, begun)
     if most == looks and (model.ndim == 2 or not asked.refine):
@@ -135,13 +136,14 @@ def _from_starts(
     moving: np.ndarray,
     mask: np.ndarray | None,
     asked: Asked,
+    concerned: np.ndarray | None = None,
 ) -> _Begun:
     """Where pairs still differ, be it by noise, they are registered from another start: kept where they match better by it."""
     views = functools.partial(sequence.views, model, fixed, refine=asked.refine)
     seen = views(moving, mask)
     extent = _extent(fixed.shape[1:], asked.spacing)
 
-    look = functools.partial(_from_both_sides, find) if model.ndim == 2 and asked.refine else find
+    look = functools.partial(_from_both_sides, find, concerned=concerned) if model.ndim == 2 and asked.refine else find
 
     def begin(affine: Affine) -> _Begun:
         moved, there = sequence.move(moving, affine)
@@ -169,11 +171,14 @@ def _from_starts(
     return _chosen(wanted, again, begun)
 
 
-def _from_both_sides(find: Callable[..., Found], seen: list[View]) -> Found:
-    """What is found; where that is not good, what is found by looking in a mirror, if it leaves far less doubt."""
+def _from_both_sides(find: Callable[..., Found], seen: list[View], concerned: np.ndarray | None = None) -> Found:
+    """What is found; where that is not good, what is found by looking in a mirror, if it leaves far less doubt.
+
+    Only pairs that are ``concerned [N]`` are looked at again; by default all.
+    """
     found = find(seen=seen)
     doubt = np.asarray(found.judged.doubt)
-    unsure = statuses(doubt) != GOOD
+    unsure = (statuses(doubt) != GOOD) & (True if concerned is None else concerned)
     if not unsure.any():
         return found
     mirrored = find(seen=seen, needed=unsure, mirrored=True)
@@ -191,7 +196,7 @@ def _answer(begun: _Begun) -> Answer:
 
 
 def _most(model: ModelConfig, asked: Asked) -> int:
-    """The most local transformations where no number was asked for: of the network alone as many as in training."""
+    """The most local transformations where no number was asked for: of the network alone as many as its config says."""
     if not asked.refine:
         return model.steps
     placed = model.steps if model.ndim == 2 else max(model.steps, _IN_VOLUMES)
@@ -223,9 +228,9 @@ def _evidence(found: Found, seen: View) -> np.ndarray:
 def _owed_to_noise(found: Found) -> np.ndarray:
     """How much of the correlation local transformations may owe to noise that they were fitted to.
 
-    Images of which noise is a share ``s`` of the power correlate by ``1 - s / 2``; the share is known to a factor of two.
+    About what noise leaves of a doubt: images that differ by a share ``s`` of their power correlate by ``1 - s``.
     """
-    return np.asarray(found.judged.differs - found.judged.doubt)
+    return np.minimum(np.asarray(found.judged.differs - found.judged.doubt), _MOST_OWED)
 
 
 def _is_still(found: Found) -> np.ndarray:
