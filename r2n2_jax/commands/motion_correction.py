@@ -37,9 +37,9 @@ class Options:
     """The frame that the others are brought to: its number, counted from 0, or how it is chosen; one for all slices that share
     their times."""
     steps: int | None = None
-    """The most local transformations; by default 16 more than the network places (20), with --tolerance-mm 28 more; of
-    volumes 40, and 52. Those that earn their place are added where the images still differ. With --refine 0 the network places
-    them all, by default 20."""
+    """The most local transformations; by default 16 more than the network places (the package's 20), with --tolerance-mm
+    28 more; of volumes 40, and 52. Those that earn their place are added where the images still differ. With --refine 0 the
+    network places them all, by default as many as its config says."""
     tolerance_mm: float | None = None
     """The accuracy that is wanted: local transformations are added until the displacement's standard deviation, the mean over
     the image, is no larger, or none earns its place. By default none is looked at."""

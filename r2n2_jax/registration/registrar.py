@@ -65,9 +65,9 @@ class Registrar:
         Args:
             fixed: an array ``[*spatial]`` of any size and intensity range, or a SimpleITK image.
             moving: the same; an array must have the fixed one's shape.
-            steps: local transformations at most; by default 16 more than the network places (20), with a tolerance 28 more; of
-                volumes 40 and 52. Those that earn their place are added where the images still differ.
-                Where nothing is refined, the network places them all, by default 20.
+            steps: local transformations at most; by default 16 more than the network places (the package's 20), with a
+                tolerance 28 more; of volumes 40 and 52. Those that earn their place are added where the images still differ.
+                Where nothing is refined, the network places them all, by default as many as its config says.
             refine: Levenberg-Marquardt steps on them, for this pair alone: so many at the model's resolution, then half as many
                 at twice that, where the images have it. 0: the network alone.
             start: what may come before the local transformations: nothing, a translation, a translation and a turn, an affine
