@@ -330,6 +330,22 @@ def test_the_fraction_of_an_answer_that_matches_best(weight, fraction):
     np.testing.assert_allclose(found.weight, fraction * answer.weight, atol=1e-6)
 
 
+def test_an_answer_that_folds_is_taken_in_part_however_well_it_matches():
+    """These images are each other's under a map that folds; the control, the mismatch, speaks for all of it."""
+    narrow = Gaussians(*(jnp.array([one]) for one in ([0.4, 0.5], [0.005, 0.005], [0.0], [0.15, 0.0])))
+    answer = jax.tree.map(lambda *parts: jnp.concatenate(parts), TRUE, narrow)
+    half = answer._replace(weight=0.5 * answer.weight)
+    shape = (64, 64)
+    fixed, moving = (standardise(image[..., None]) for image in known_pair(shape, answer))
+    whole_field, half_field = (displacement(some, coordinates(shape)) for some in (answer, half))
+    assert float(determinant(whole_field).min()) < 0.0 < float(determinant(half_field).min())
+    assert pair_loss(fixed, moving, whole_field, 0.01) < pair_loss(fixed, moving, half_field, 0.01)
+    np.testing.assert_allclose(best_fraction(fixed, moving, answer).weight, half.weight, atol=1e-6)
+    np.testing.assert_allclose(refine(fixed, moving, answer, iterations=0).gaussians.weight, half.weight, atol=1e-6)
+    refined = refine(fixed, moving, answer, iterations=10).gaussians
+    assert float(determinant(displacement(refined, coordinates(shape))).min()) > 0.0
+
+
 def test_a_motion_that_a_change_of_brightness_speaks_for_is_taken_while_the_plain_mismatch_falls():
     """Apart from brightness the whole motion matches best, and a refinement starts there; as they are, the images disagree."""
     fixed, moving = (image[..., None] for image in known_pair((64, 64)))

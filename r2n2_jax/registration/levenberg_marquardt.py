@@ -82,11 +82,12 @@ def refine(
 ) -> Refined:
     r"""Lowers the mismatch of local contrast + ``tv_weight`` * TV by moving, reshaping and reweighting the given Gaussians.
 
-    It starts from that fraction of the given weights (all, half, a quarter, none) that matches best, unless it is told which
-    Gaussians are ``taken``: by its objective the result is never worse than no registration. Every step tries three dampings
-    and takes the best of those that lower the objective and bring the map near no fold; where there is none, the damping grows;
-    one that hardly lowers it is the last. Of large images a lattice of pixels is looked at. In the end weights are none where
-    the images agree no more by them than noise would, see ``least_squares.gain``, of volumes ``gain_beyond_noise``.
+    It starts from that fraction of the given weights (all, half, a quarter, none) that matches best of those that do not fold,
+    unless it is told which Gaussians are ``taken``: by its objective the result is never worse than no registration. Every step
+    tries three dampings and takes the best of those that lower the objective and bring the map near no fold; where there is
+    none, the damping grows; one that hardly lowers it is the last. Of large images a lattice of pixels is looked at. In the end
+    weights are none where the images agree no more by them than noise would, see ``least_squares.gain``, of volumes
+    ``gain_beyond_noise``.
 
     Args:
         fixed: ``[*spatial, 1]``, standardised.
@@ -186,8 +187,8 @@ def best_fraction(
 ) -> Gaussians:
     """The Gaussians with that fraction of their weights (all, half, a quarter, none) whose objective is lowest, see ``refine``.
 
-    A network that does not know the images may answer with a field worse than none. Nor may the images' mean squared
-    difference rise: no refinement follows that would tell a motion from a change of contrast.
+    A network that does not know the images may answer with a field that folds, or is worse than none. Nor may the images' mean
+    squared difference rise: no refinement follows that would tell a motion from a change of contrast.
 
     Args:
         fixed: ``[*spatial, 1]``, standardised.
@@ -255,7 +256,13 @@ def _at_fractions(free: FreeGaussians) -> FreeGaussians:
 
 
 def _objectives(problem: Callable[[FreeGaussians], Problem], fractions: FreeGaussians, tv_weight: float) -> Array:
-    return jax.lax.map(lambda free: objective(problem(free), free, tv_weight)[0], fractions)
+    """The objective of each, infinite where the map folds: a fit that begins there would be let stay there."""
+
+    def of_one(free: FreeGaussians) -> Array:
+        loss, determinants = objective(problem(free), free, tv_weight)
+        return jnp.where(jnp.min(determinants) > 0.0, loss, jnp.inf)
+
+    return jax.lax.map(of_one, fractions)
 
 
 def _lowest(candidates: FreeGaussians, judged: Array) -> FreeGaussians:
