@@ -154,7 +154,8 @@ class JointStep(nn.Module):
         step = _LONGEST * jnp.tanh(step.at[:, carry.placed].add(own) / _LONGEST)
         gaussians = gaussians._replace(weight=gaussians.weight + step)
 
-        displacement = carry.displacement + jnp.einsum("btn,btd->bnd", bells, step).reshape(carry.displacement.shape)
+        moved = jnp.moveaxis(jnp.einsum("btd,btn->bdn", step, bells), 1, -1)
+        displacement = carry.displacement + moved.reshape(carry.displacement.shape)
         # Beyond its border the border's pixels go on, so that nothing ends there which would be taken for an edge.
         shown = jax.vmap(sample)(pair.moving, jnp.clip(points[None] + displacement, -1.0, 1.0))
         following = JointCarry(displacement, shown, states, gaussians, bells, carry.placed + 1)

@@ -7,8 +7,8 @@ local transformation adds its own columns to the Jacobian, :math:`\phi'(r) \nabl
 maps made of one Gaussian. The total variation enters as a sum of squares whose weights are those of the last step (lagged
 diffusivity; Vogel and Oman, SIAM Journal on Scientific Computing 17(1), 1996).
 
-A local transformation hardly varies between neighbouring pixels. So the normal equations of many need not know every pixel, but
-what the pixels of a cell sum up to: their structure tensor :math:`\sum (\phi')^2\,\nabla M \nabla M^T`, which stands as d
+A local transformation hardly varies between neighbouring pixels. So in the plane the curvature need not know every pixel, but
+what the pixels of a cell sum up to: their structure tensor :math:`\sum (\phi')^2\,\nabla M \nabla M^T`, which stands as two
 slopes (its Cholesky factor's columns) where the cell's slopes are in the mean. The right side, half the objective's slope, is
 exact, and takes time in proportion to the number of Gaussians.
 
@@ -29,15 +29,14 @@ from r2n2_jax.ops.grid import components, coordinates, half_extent
 from r2n2_jax.ops.local_contrast import left_noise
 from r2n2_jax.ops.outliers import OUTLIER, bounded, bounded_slope
 from r2n2_jax.ops.warp import inside, sample
-from r2n2_jax.registration.rows import all_rows, field_rows, products
+from r2n2_jax.registration.rows import all_rows, field_rows, gram, products, pulls
 
 Array = jax.Array
 
 # The field is smooth, so few pixels show its differences; those below the floor, a slope of an eighth, count as squares.
 _TV_PIXELS, _TV_REFERENCE, _TV_FLOOR = {2: 9, 3: 6}, 256, 1e-3
 _MOST_PIXELS = {2: 6000, 3: 12000}  # a hundred unknowns need no more, and the time grows with them
-_MANY = 16  # Gaussians, from which on the pixels of cells are summed up
-_MOST_CELLS = 1200
+_MOST_CELLS = 800
 _LEAST_ENERGY = 1e-12
 _UNGAINED = 0.05  # of the cost without displacement: where few pixels are left, they say little of the others' gain
 
@@ -118,20 +117,16 @@ def normal_equations(
 
     In space only the ``used`` first Gaussians are looked at; by default all.
     """
-    field, back = jax.vjp(lambda free: displacement(from_free(free), problem.points), free)
-    residuals, slopes, counted = _linear(problem, field)
-    if field.shape[-1] == 3:
-        normal, pulls = products(free, slopes, problem.points, residuals, len(free.weight) if used is None else used)
-    elif len(free.weight) > _MANY:
-        rows = all_rows(free, *_summed_up(problem, slopes))
-        normal, pulls = rows @ rows.T, flat(back(jnp.stack([residuals * slope for slope in slopes], axis=-1))[0])
+    residuals, slopes, counted = _linear(problem, displacement(from_free(free), problem.points))
+    if problem.points.shape[-1] == 3:
+        normal, pulled = products(free, slopes, problem.points, residuals, len(free.weight) if used is None else used)
     else:
-        rows = all_rows(free, slopes, problem.points)
-        normal, pulls = rows @ rows.T, rows @ residuals
+        normal = gram(all_rows(free, *_summed_up(problem, slopes)))
+        pulled = pulls(free, slopes, problem.points, residuals)
     per_pixel = _charge(problem, counted)[0]
     tv, tv_normal, tv_slope = total_variation(free)
     cost = _mean_cost(problem, residuals, counted) + tv_weight * tv
-    return cost, per_pixel * normal + tv_weight * tv_normal, per_pixel * pulls + tv_weight * tv_slope
+    return cost, per_pixel * normal + tv_weight * tv_normal, per_pixel * pulled + tv_weight * tv_slope
 
 
 def gain(problem: Problem, free: FreeGaussians) -> tuple[Array, Array]:
@@ -229,18 +224,17 @@ def _linear(problem: Problem, field: Array) -> tuple[Array, list[Array], Array]:
 
 
 def _summed_up(problem: Problem, slopes: list[Array]) -> tuple[list[Array], Array]:
-    """Slopes ``[d cells]``, and the points ``[d cells, d]`` at which they stand, of the same structure tensors."""
-    d = len(slopes)
+    """Slopes ``[2 cells]`` in the plane, and the points ``[2 cells, 2]`` at which they stand, of the same structure tensors."""
     held = jnp.stack([*slopes, *components(problem.points)])
-    held = jnp.concatenate([held, jnp.zeros((2 * d, 1))], axis=1)[:, problem.cells]
-    slope, point = held[:d], held[d:]
-    tensors = jnp.einsum("icp,jcp->cij", slope, slope)
-    energy = jnp.sum(slope**2, axis=0)
-    total = jnp.sum(energy, axis=1) + _LEAST_ENERGY
-    centres = (jnp.sum(energy[None] * point, axis=2) / total[None]).T
+    x, y, *point = jnp.concatenate([held, jnp.zeros((4, 1))], axis=1)[:, problem.cells]
+    xx, xy, yy = (jnp.sum(product, axis=1) for product in (x * x, x * y, y * y))
+    total = xx + yy + _LEAST_ENERGY
+    centres = [jnp.sum((x * x + y * y) * at, axis=1) / total for at in point]
     least = _LEAST_ENERGY + jnp.finfo(jnp.float32).eps * total
-    factors = jnp.linalg.cholesky(tensors + least[:, None, None] * jnp.eye(d)[None])
-    return [factors[:, i].T.ravel() for i in range(d)], jnp.tile(centres, (d, 1))
+    first = jnp.sqrt(xx + least)
+    second = jnp.sqrt(jnp.maximum(yy + least - (xy / first) ** 2, 0.0))
+    found = [jnp.concatenate([first, jnp.zeros_like(first)]), jnp.concatenate([xy / first, second])]
+    return found, jnp.tile(jnp.stack(centres, axis=-1), (2, 1))
 
 
 def total_variation(free: FreeGaussians) -> tuple[Array, Array, Array]:

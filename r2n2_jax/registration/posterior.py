@@ -21,7 +21,7 @@ from r2n2_jax.ops.gaussian import Gaussians, to_free
 from r2n2_jax.ops.outliers import OUTLIER
 from r2n2_jax.registration.contrast import contrast_problem
 from r2n2_jax.registration.least_squares import linearised, total_variation
-from r2n2_jax.registration.rows import field_rows
+from r2n2_jax.registration.rows import field_rows, gram
 
 Array = jax.Array
 
@@ -66,7 +66,7 @@ def posterior(
     pixels = jnp.maximum(jnp.sum(counted), 1)
     prior = _PRIOR / jnp.maximum(jnp.sum(fitted), 1.0) * jnp.eye(len(rows))
     smooth = tv_weight * jnp.outer(fitted, fitted) * total_variation(free)[1] + prior
-    curvature = rows @ rows.T / pixels + smooth
+    curvature = gram(rows) / pixels + smooth
     per_axis = _TILES[problem.points.shape[-1]]
     tiles = jnp.clip(((problem.points + 1.0) * (per_axis / 2)).astype(int), 0, per_axis - 1)
     tile = jnp.ravel_multi_index(tuple(tiles.T), (per_axis,) * tiles.shape[-1], mode="clip")

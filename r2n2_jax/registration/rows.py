@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from r2n2_jax.ops.gaussian import FreeGaussians, covariance
+from r2n2_jax.ops.gaussian import FreeGaussians, bell, covariance
 from r2n2_jax.ops.grid import components
 
 Array = jax.Array
@@ -23,6 +23,34 @@ def all_rows(free: FreeGaussians, slopes: list[Array], points: Array) -> Array:
     bells = jax.vmap(_bell_of)(free)
     # A loop, whose every turn leaves seven plain arrays: what XLA makes of one array stacked for all is ten times slower.
     return jnp.concatenate(jax.lax.map(lambda bell: _rows(slopes, bell, components(points)), bells))
+
+
+def gram(rows: Array) -> Array:
+    """``rows @ rows.T``, of which a quarter is a mirror of another."""
+    first, second = jnp.split(rows, [len(rows) // 2])
+    across = first @ second.T
+    return jnp.block([[first @ first.T, across], [across.T, second @ second.T]])
+
+
+def pulls(free: FreeGaussians, slopes: list[Array], points: Array, values: Array) -> Array:
+    r"""``all_rows @ values`` ``[7 T]`` at points ``[pixels, d]``, without the rows.
+
+    A row is a Gaussian's height :math:`g` times a polynomial. So of all pixels only the moments
+    :math:`\sum_x g\,v\,s\,(1, x, x x^T)` of the values :math:`v` and slopes :math:`s` are needed.
+    """
+    at, d = jnp.stack(components(points)), points.shape[-1]
+    powers = jnp.concatenate([jnp.ones_like(at[:1]), at, (at[:, None] * at[None]).reshape(d * d, -1)])
+    heights = jax.lax.map(lambda one: bell(points, one.position, covariance(jnp.exp(one.log_variance), one.rotation)), free)
+    weighted = (values[None] * jnp.stack(slopes))[:, None] * powers[None]
+    moments = (heights @ weighted.reshape(-1, len(points)).T).reshape(len(heights), d, -1)
+
+    def of_one(gaussian: _Bell, moments: Array) -> tuple[Array, ...]:
+        total, first, second = jnp.split(gaussian.weight @ moments, (1, 1 + d))
+        about = first - total * gaussian.position
+        squares = second.reshape(d, d) - jnp.outer(first, gaussian.position) - jnp.outer(gaussian.position, about)
+        return gaussian.precision @ about, -0.5 * jnp.einsum("ij,ijq->q", squares, gaussian.reshaped), moments[:, 0]
+
+    return jnp.concatenate([part.T.ravel() for part in jax.vmap(of_one)(jax.vmap(_bell_of)(free), moments)])
 
 
 def products(free: FreeGaussians, slopes: list[Array], points: Array, values: Array, used: Array | int) -> tuple[Array, Array]:

@@ -238,21 +238,24 @@ def _found(
     """The network's answer to the first view, fitted on all of them, or as much of it as makes its pair match best."""
 
     def own(params: Any, views: list[View], wanted: Wanted, needed: Array, mirrored: Array) -> Found:
-        def begun(seen: list[View], gaussians: Gaussians) -> Found:
+        def looked(seen: View) -> Gaussians:
+            shown = jax.tree.map(lambda array: jnp.where(mirrored, jnp.flip(array, model.ndim - 1), array)[None], seen)
+            proposed = jax.tree.map(lambda array: array[0], propose(params, model, shown, steps=looks))
+            return jax.tree.map(functools.partial(jnp.where, mirrored), mirror(proposed), proposed)
+
+        def begun(seen: list[View]) -> Found:
+            gaussians = looked(seen[0])
             if refine:
                 return begin(seen, gaussians, wanted, iterations=refine)
             gaussians = best_fraction(seen[0].fixed, seen[0].moving, gaussians, mask=seen[0].mask)
             return ended(seen, gaussians, wanted)
 
-        def one(pair: tuple[list[View], Gaussians, Array]) -> Found:
-            seen, gaussians, needed = pair
-            blank = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), jax.eval_shape(begun, seen, gaussians))
-            return jax.lax.cond(needed, begun, lambda *_: blank, seen, gaussians)
+        def one(pair: tuple[list[View], Array]) -> Found:
+            seen, needed = pair
+            blank = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), jax.eval_shape(begun, seen))
+            return jax.lax.cond(needed, begun, lambda _: blank, seen)
 
-        seen = jax.tree.map(lambda array: jnp.where(mirrored, jnp.flip(array, model.ndim), array), views[0])
-        proposed = propose(params, model, seen, steps=looks)
-        proposed = jax.tree.map(functools.partial(jnp.where, mirrored), mirror(proposed), proposed)
-        return _one_by_one(one, (views, proposed, needed))
+        return _one_by_one(one, (views, needed))
 
     inputs = (EVERYWHERE, [_VIEW] * len(views), EVERYWHERE, PAIRS, EVERYWHERE)
     return _on_each(own, devices, inputs, PAIRS)(params, views, wanted, needed, mirrored)
