@@ -1,11 +1,9 @@
 """How still a point that does not move stays over a series: ``python -m benchmarks.jitter``.
 
-Phantoms of the test set breathe, 20 frames each in new noise; every frame is registered by itself to the fixed one. Of the landmarks
-that truly move by less than half a pixel in the whole cycle it prints the standard deviation over time of where they are
-carried, less where they are, along an axis; and of all landmarks by how much their error changes between neighbouring frames.
+Phantoms of the test set breathe, every frame in new noise; each is registered by itself to the fixed one. Of the landmarks that
+truly move by less than half a pixel in the whole cycle it prints the standard deviation over time of where they are carried,
+less where they are, along an axis; and of all landmarks by how much their error changes between neighbouring frames.
 """
-
-import argparse
 
 import numpy as np
 
@@ -14,16 +12,13 @@ from r2n2_jax.evaluation.cases import Case, phantom_patients
 from r2n2_jax.io.geometry import to_px
 from r2n2_jax.registration.registrar import Registrar, load
 
-_SIZE, _STILL = 256, 0.5
+_PATIENTS, _SIZE, _STILL = 24, 256, 0.5
 
 
 def main() -> None:
     """Prints the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--patients", type=int, default=24)
-    patients = parser.parse_args().patients
     registrar, jitter, change = load(), [], []
-    for case in phantom_patients(PhantomConfig(), _SIZE, patients=patients):
+    for case in phantom_patients(PhantomConfig(), _SIZE, patients=_PATIENTS):
         errors, motion, frames = _over_time(registrar, case)
         still = np.ptp(motion, axis=0).max(axis=-1) < _STILL
         jitter.append(_root_mean_square(errors.std(axis=0), axis=-1)[still])
