@@ -18,7 +18,7 @@ import jax.numpy as jnp
 Array = jax.Array
 
 _WINDOW = 0.095  # the window's standard deviation, normalised units: three pixels of 64
-FLOOR, _NOISE_FLOOR = 0.2, 10.0
+_FLOOR, _NOISE_FLOOR = 0.2, 10.0
 _NO_NOISE, _BLUR_BY_NOISE, _MOST_BLUR = 0.1, 10.0, 2.5
 _BLUR_OF_ALL = {2: 0.6, 3: 0.01}  # pixels, of a volume as good as none: see ``quiet``
 _HALVINGS = 24  # to the precision of float32
@@ -90,7 +90,7 @@ def around(quieted: Array, noise: Array, mask: Array | None = None, *, widened: 
     windows = [0.5 * widened * _WINDOW * (n - 1) for n in shape]
     mean = mean_around(quieted[..., 0], mask, windows)
     variance = mean_around((quieted[..., 0] - mean) ** 2, mask, windows)
-    return Around(mean, jnp.sqrt(variance + FLOOR**2 + _NOISE_FLOOR * left_noise(noise, len(shape))))
+    return Around(mean, jnp.sqrt(variance + _FLOOR**2 + _NOISE_FLOOR * left_noise(noise, len(shape))))
 
 
 @functools.partial(jax.jit, static_argnames="d")

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from r2n2_jax.ops.gain_field import even
 from r2n2_jax.ops.gaussian import FreeGaussians, displacement, from_free
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.local_contrast import around, noise_of_pair, quiet
@@ -31,8 +30,6 @@ def contrast_problem(
     """
     noise = noise_of_pair(fixed, moving, mask)
     fixed, moving = (quiet(image, noise, mask) for image in (fixed, moving))
-    if fixed.ndim == 3:  # the plane
-        fixed, moving = even(fixed, moving, noise, mask)
     coarse = coordinates(tuple(min(n, _AROUND_PIXELS[fixed.ndim - 1]) for n in fixed.shape[:-1]))
     counted = None if mask is None else _nearly_in(mask, coarse)
     plain = pose(fixed, moving, mask, outlier=outlier)

@@ -243,8 +243,7 @@ def _found(
             proposed = jax.tree.map(lambda array: array[0], propose(params, model, shown, steps=looks))
             return jax.tree.map(functools.partial(jnp.where, mirrored), mirror(proposed), proposed)
 
-        def begun(seen: list[View]) -> Found:
-            gaussians = looked(seen[0])
+        def begun(seen: list[View], gaussians: Gaussians) -> Found:
             if refine:
                 return begin(seen, gaussians, wanted, iterations=refine)
             gaussians = best_fraction(seen[0].fixed, seen[0].moving, gaussians, mask=seen[0].mask)
@@ -252,8 +251,10 @@ def _found(
 
         def one(pair: tuple[list[View], Array]) -> Found:
             seen, needed = pair
-            blank = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), jax.eval_shape(begun, seen))
-            return jax.lax.cond(needed, begun, lambda _: blank, seen)
+            sizes = model.ndim, model.ndim, model.ndim * (model.ndim - 1) // 2, model.ndim
+            some = Gaussians(*(jnp.zeros((looks, size)) for size in sizes))
+            blank = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), jax.eval_shape(begun, seen, some))
+            return jax.lax.cond(needed, lambda seen: begun(seen, looked(seen[0])), lambda _: blank, seen)
 
         return _one_by_one(one, (views, needed))
 
