@@ -213,7 +213,7 @@ def many(count):
 @pytest.mark.numerical
 @pytest.mark.parametrize("count", [len(TRUE.weight), 24])
 def test_the_normal_equations_have_the_objectives_slope(count):
-    """Half of it, where the total variation has no weight; of many Gaussians, whose curvature is that of cells, as well."""
+    """Half of it, where the total variation has no weight; of many Gaussians as well."""
     fixed, moving = (image[..., None] for image in known_pair(SHAPE))
     seen = pose(fixed, 1.1 * moving, None)
     free = jax.tree.map(lambda value: value + 0.013, to_free(TRUE) if count == len(TRUE.weight) else many(count))

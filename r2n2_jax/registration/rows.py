@@ -42,7 +42,7 @@ def pulls(free: FreeGaussians, slopes: list[Array], points: Array, values: Array
     powers = jnp.concatenate([jnp.ones_like(at[:1]), at, (at[:, None] * at[None]).reshape(d * d, -1)])
     heights = jax.lax.map(lambda one: bell(points, one.position, covariance(jnp.exp(one.log_variance), one.rotation)), free)
     weighted = (values[None] * jnp.stack(slopes))[:, None] * powers[None]
-    moments = (heights @ weighted.reshape(-1, len(points)).T).reshape(len(heights), d, -1)
+    moments = jnp.matmul(heights, weighted.reshape(-1, len(points)).T, precision="highest").reshape(len(heights), d, -1)
 
     def of_one(gaussian: _Bell, moments: Array) -> tuple[Array, ...]:
         total, first, second = jnp.split(gaussian.weight @ moments, (1, 1 + d))
