@@ -92,6 +92,8 @@ class PhantomConfig:
     variety: float = 0.0
     """Fraction of the training pairs that are made into something else: turned, zoomed, moved at random, recoloured, and
     half of them given contrast agent in one image."""
+    shapes: float = 0.0
+    """Fraction of these whose anatomy is random shapes in place of a patient."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -101,6 +103,7 @@ class PhantomConfig:
             "bias must be in [0, 1)": 0 <= self.bias < 1,
             "blur must not be negative": self.blur >= 0,
             "variety must be in [0, 1]": 0 <= self.variety <= 1,
+            "shapes must be in [0, 1], and variety above zero for any": 0 <= self.shapes <= (self.variety > 0),
         }
         _require("phantom", checks)
 

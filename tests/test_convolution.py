@@ -84,10 +84,10 @@ def test_gradients_hold_inside_a_loop_and_under_vmap(key):
 def test_a_wrong_gradient_is_noticed(fault, key, monkeypatch):
     right = convolution._transposed_correlations
 
-    def wrong(features, kernel, cotangent, stride):
+    def wrong(features, kernel, cotangent):
         if fault == "turned":
-            return right(features, jnp.flip(kernel, (0, 1)), cotangent, stride)
-        return right(jnp.roll(features, 1, axis=1), kernel, cotangent, stride)
+            return right(features, jnp.flip(kernel, (0, 1)), cotangent)
+        return right(jnp.roll(features, 1, axis=1), kernel, cotangent)
 
     operands_ = operands(key, (2, 9, 12, 3), 3)
     cotangent = jnp.ones((2, 9, 12, 4))

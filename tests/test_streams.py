@@ -55,7 +55,7 @@ def test_a_batch_splits_or_folds_a_key_and_never_both(size, variety, monkeypatch
     for name in ("split", "fold_in", "bernoulli", "uniform", "normal"):
         monkeypatch.setattr(jax.random, name, counting(name))
     monkeypatch.setattr(dataset, "sample_batch", lambda keys, *_: _noted(used, keys) or _pairs(len(keys)))
-    monkeypatch.setattr(dataset, "vary", lambda key, fixed, moving: (fixed, moving))
+    monkeypatch.setattr(dataset, "vary", lambda key, fixed, moving, shapes: (fixed, moving))
     config = PhantomConfig(variety=variety)
     key = jax.random.fold_in(streams(0).data, 5)
     with jax.disable_jit():

@@ -1,6 +1,7 @@
 """Phantom pairs made into pairs of anything: the motion is real and without folds, and nothing else tells the images apart."""
 
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -9,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from r2n2_jax.config import Config, ModelConfig, PhantomConfig, TrainingConfig
 from r2n2_jax.data import variety
 from r2n2_jax.data.dataset import PhantomSource, held_out_phantoms
+from r2n2_jax.data.shapes import random_shapes
 from r2n2_jax.ops.gaussian import displacement_and_determinant
 from r2n2_jax.ops.grid import coordinates
 from r2n2_jax.ops.intensity import standardise
@@ -179,3 +182,37 @@ def test_a_batch_of_one_shows_either_image_as_the_fixed_one():
     same = [bool(jnp.allclose(a.fixed[0], b.fixed[0], atol=1e-4)) for a, b in zip(one, two, strict=True)]
     turned = 30 - sum(same)
     assert 5 < turned < 25
+
+
+@pytest.mark.parametrize("grid", [(64, 64), (24, 24, 24)], ids=["slice", "volume"])
+def test_random_shapes_are_of_many_sizes_and_have_edges(key, grid):
+    """Neighbouring pixels are alike but for edges; of one smooth field, the control, no difference stands out."""
+    images = np.asarray(jax.vmap(lambda one: random_shapes(one, grid))(jax.random.split(key, 40)))[..., 0]
+    assert np.isfinite(images).all()
+    steps = np.abs(np.diff(images, axis=-1)).reshape(40, -1)
+    assert (steps.mean(1).max() / steps.mean(1).min()) > 3  # coarse ones and fine ones
+    stand_out = np.quantile(steps, 0.99, axis=1) / np.median(steps, axis=1)
+    smooth = gaussian_filter(np.random.default_rng(0).normal(size=grid), 3)
+    differences = np.abs(np.diff(smooth, axis=-1))
+    assert np.quantile(stand_out, 0.75) > 2 * np.quantile(differences, 0.99) / np.median(differences)
+
+
+def test_random_shapes_take_the_place_of_as_many_patients_as_asked_for(key, images):
+    """With all of them the patient decides nothing; with none everything is as it was."""
+    keys = jax.random.split(key, 60)
+    others = tuple(-image for image in images[::-1])
+
+    def pairs(images, **share):
+        return jax.vmap(functools.partial(variety.vary, **share), in_axes=(0, None, None))(keys, *images)
+
+    chex.assert_trees_all_equal(pairs(images, shapes=1.0), pairs(others, shapes=1.0))
+    chex.assert_trees_all_equal(pairs(images, shapes=0.0), pairs(images))
+    half, none = pairs(images, shapes=0.5), pairs(images)
+    replaced = np.asarray(jnp.any(half[0] != none[0], axis=(1, 2, 3)))
+    assert 0.25 < replaced.mean() < 0.75
+
+
+def test_shapes_without_variety_are_refused():
+    with pytest.raises(ValueError, match=r"phantom\.shapes must be in"):
+        PhantomConfig(shapes=0.5)
+    assert PhantomConfig(variety=0.5, shapes=1.0).shapes == 1.0

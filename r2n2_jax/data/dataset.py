@@ -109,7 +109,7 @@ def _phantom_batch(key: Array, *, config: PhantomConfig, size: int, shape: tuple
     # Pairs from both halves: as many of one direction as of the other.
     chosen = np.linspace(0, size - 1, varied).round().astype(int)
     keys = jax.random.split(key_varied, varied)
-    others = jax.vmap(vary)(keys, *(images[chosen] for images in batch))
+    others = jax.vmap(functools.partial(vary, shapes=config.shapes))(keys, *(images[chosen] for images in batch))
     # Where the fraction is no whole number of pairs, the last one is varied as often as the rest of it says.
     unchanged = jnp.arange(varied) + jax.random.uniform(key_last) >= config.variety * size
     unchanged = unchanged.reshape(-1, *(1,) * (len(shape) + 1))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from r2n2_jax.data.shapes import random_shapes
 from r2n2_jax.ops.gaussian import Gaussians, displacement, rotation_matrix
 from r2n2_jax.ops.grid import components, coordinates
 from r2n2_jax.ops.intensity import standardise
@@ -23,7 +24,7 @@ _ENHANCED, _STRUCTURES, _RADIUS, _EDGE, _FACTOR = 0.5, 3, (0.08, 0.4), (0.05, 0.
 _NOISE = 0.05
 
 
-def vary(key: Array, fixed: Array, moving: Array) -> tuple[Array, Array]:
+def vary(key: Array, fixed: Array, moving: Array, *, shapes: float = 0.0) -> tuple[Array, Array]:
     """Turns, mirrors, zooms and shifts both images alike, adds a random smooth motion, and redraws the contrast.
 
     Half of the pairs keep the phantom's own motion beneath the random one; the others are one frame under the random one alone.
@@ -34,11 +35,15 @@ def vary(key: Array, fixed: Array, moving: Array) -> tuple[Array, Array]:
         key: decides everything.
         fixed: ``[*spatial, 1]``, any range.
         moving: the same shape.
+        shapes: how probably both are replaced by one image of random shapes before.
 
     Returns:
         both, standardised.
     """
-    key_view, key_motion, key_frame, key_contrast, key_noise, key_agent = jax.random.split(key, 6)
+    key_view, key_motion, key_frame, key_contrast, key_noise, key_agent, key_use, key_shapes = jax.random.split(key, 8)
+    if shapes > 0:
+        replaced, image = jax.random.bernoulli(key_use, shapes), random_shapes(key_shapes, fixed.shape[:-1])
+        fixed, moving = (jnp.where(replaced, image, patient) for patient in (fixed, moving))
     points = coordinates(fixed.shape[:-1])
     d = points.shape[-1]
     view = _random_view(key_view, d)

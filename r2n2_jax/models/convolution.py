@@ -1,6 +1,7 @@
 """Convolutions of batches of feature maps ``[B, *spatial, C]`` whose gradients are as fast in a loop as outside."""
 
 import functools
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -37,10 +38,13 @@ def _convolve_backward(stride: int, operands: tuple[Array, Array], cotangent: Ar
     def ordinary(features: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
         return jax.vjp(functools.partial(_ordinary, stride=stride), features, kernel)[1](cotangent)
 
-    def by_planes(features: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
-        return jax.vjp(functools.partial(_by_planes, stride=stride), features, kernel)[1](cotangent)
+    def on_cpu(features: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+        if stride > 1:
+            return jax.vjp(functools.partial(_by_phases, stride=stride), features, kernel)[1](cotangent)
+        if cotangent.ndim == 5:
+            return jax.vjp(_by_planes, features, kernel)[1](cotangent)
+        return _transposed_correlations(features, kernel, cotangent)
 
-    on_cpu = by_planes if cotangent.ndim == 5 else functools.partial(_transposed_correlations, stride=stride)
     return jax.lax.platform_dependent(*operands, cotangent, cpu=on_cpu, default=ordinary)
 
 
@@ -75,59 +79,70 @@ class Convolution(nn.Module):
 
 
 def _correlate(features: Array, kernel: Array, stride: int) -> Array:
+    ordinary = functools.partial(_ordinary, stride=stride)
     if features.ndim == 4:
-        return _ordinary(features, kernel, stride)
-    on_cpu, elsewhere = (functools.partial(one, stride=stride) for one in (_by_planes, _ordinary))
-    return jax.lax.platform_dependent(features, kernel, cpu=on_cpu, default=elsewhere)
+        return ordinary(features, kernel)
+    on_cpu = _by_planes if stride == 1 else functools.partial(_by_phases, stride=stride)
+    return jax.lax.platform_dependent(features, kernel, cpu=on_cpu, default=ordinary)
 
 
 def _ordinary(features: Array, kernel: Array, stride: int) -> Array:
     return _convolution(features, kernel, _padding(features, kernel, stride), stride=stride)
 
 
-def _by_planes(features: Array, kernel: Array, stride: int) -> Array:
-    """``_correlate`` in 3D as ONE in 2D: every plane with the planes that the kernel reaches as further channels."""
+def _by_phases(features: Array, kernel: Array, stride: int) -> Array:
+    """``_correlate`` as one of stride one: of every block of pixels the first is kept, the others are channels of it."""
+    spatial, width = features.shape[1:-1], kernel.shape[:-2]
+    before_image, before_kernel = [], []
+    for (low, _), taps in zip(_padding(features, kernel, stride), width, strict=True):
+        # A kernel of blocks looks back by whole ones; what ``low`` is more or less is padded.
+        shift = low - stride * ((-(-taps // stride) - 1) // 2)
+        before_image.append(max(shift, 0))
+        before_kernel.append(max(-shift, 0))
+    image = _in_blocks(features, before_image, [-(-n // stride) for n in spatial], 1, stride)
+    blocks = _in_blocks(kernel, before_kernel, [-(-k // stride) for k in width], 0, stride)
+    return convolve(image, blocks, 1)
+
+
+def _in_blocks(values: Array, before: list[int], blocks: list[int], axis: int, stride: int) -> Array:
+    """Values whose spatial axes, from ``axis`` on, are padded to so many blocks, of which the pixels are channels."""
+    lead, (*spatial, channels), d = values.shape[:axis], values.shape[axis : axis + len(blocks) + 1], len(blocks)
+    rest = values.shape[axis + d + 1 :]
+    after = [count * stride - n - low for n, low, count in zip(spatial, before, blocks, strict=True)]
+    padding = [(0, 0)] * axis + list(zip(before, after, strict=True)) + [(0, 0)] * (1 + len(rest))
+    split = [size for count in blocks for size in (count, stride)]
+    padded = jnp.pad(values, padding).reshape(*lead, *split, channels, *rest)
+    inner = jnp.moveaxis(padded, range(axis + 1, axis + 2 * d, 2), range(axis + d, axis + 2 * d))
+    return inner.reshape(*lead, *blocks, stride**d * channels, *rest)
+
+
+def _by_planes(features: Array, kernel: Array) -> Array:
+    """``_correlate`` of stride one in 3D as ONE in 2D: of every plane those that the kernel reaches are further channels."""
     batch, *size, channels = features.shape
     width, out = kernel.shape[0], kernel.shape[-1]
-    padded = jnp.pad(features, [(0, 0), _padding(features, kernel, stride)[0], *[(0, 0)] * 3])
-    planes = -(-size[0] // stride)
-    reached = [jax.lax.slice_in_dim(padded, k, k + (planes - 1) * stride + 1, stride, 1) for k in range(width)]
-    stacked = jnp.concatenate(reached, axis=-1).reshape(batch * planes, *size[1:], width * channels)
+    padded = jnp.pad(features, [(0, 0), _padding(features, kernel, 1)[0], *[(0, 0)] * 3])
+    stacked = jnp.concatenate([padded[:, k : k + size[0]] for k in range(width)], axis=-1)
+    stacked = stacked.reshape(batch * size[0], *size[1:], width * channels)
     flat = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], width * channels, out)
-    result = convolve(stacked, flat, stride)
-    return result.reshape(batch, planes, *result.shape[1:])
+    return convolve(stacked, flat, 1).reshape(batch, *size, out)
 
 
-def _transposed_correlations(features: Array, kernel: Array, cotangent: Array, stride: int) -> tuple[Array, Array]:
-    """Both gradients of ``_correlate``; equal to the ordinary ones to the bit where those run the same kernels."""
+def _transposed_correlations(features: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+    """Both gradients of ``_correlate`` of stride one; equal to the bit to the ordinary ones if those run the same kernels."""
     axes = tuple(range(features.ndim - 2))
-    to_features, to_kernel = [], []
-    sizes = zip(features.shape[1:-1], kernel.shape[:-2], cotangent.shape[1:-1], strict=True)
-    for (size, width, reached), (low, _) in zip(sizes, _padding(features, kernel, stride), strict=True):
-        span = (reached - 1) * stride + 1
-        to_features.append((width - 1 - low, size + low - span))
-        to_kernel.append((low, span - 1 + width - size - low))
+    padding = _padding(features, kernel, 1)
     turned = jnp.flip(kernel, axes).swapaxes(-1, -2)
-    by_features = _convolution(cotangent, turned, to_features, spread=stride)
+    by_features = _convolution(cotangent, turned, [(high, low) for low, high in padding])
     # Channels take the place of the batch, and the batch that of the channels summed over.
-    by_kernel = _convolution(features.swapaxes(0, -1), jnp.moveaxis(cotangent, 0, -2), to_kernel, dilation=stride)
+    by_kernel = _convolution(features.swapaxes(0, -1), jnp.moveaxis(cotangent, 0, -2), padding)
     return by_features, jnp.moveaxis(by_kernel, 0, -2)
 
 
-def _convolution(
-    features: Array, kernel: Array, padding: list[tuple[int, int]], *, stride: int = 1, spread: int = 1, dilation: int = 1
-) -> Array:
+def _convolution(features: Array, kernel: Array, padding: Sequence[tuple[int, int]], *, stride: int = 1) -> Array:
     ndim = features.ndim - 2
     spatial = "DHW"[-ndim:]
-    return jax.lax.conv_general_dilated(
-        features,
-        kernel,
-        (stride,) * ndim,
-        padding,
-        lhs_dilation=(spread,) * ndim,
-        rhs_dilation=(dilation,) * ndim,
-        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
-    )
+    numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    return jax.lax.conv_general_dilated(features, kernel, (stride,) * ndim, padding, dimension_numbers=numbers)
 
 
 def _padding(features: Array, kernel: Array, stride: int) -> list[tuple[int, int]]:

@@ -149,7 +149,8 @@ class JointStep(nn.Module):
         bells = placed(carry.bells, new.reshape(batch, -1))
         taken = jnp.arange(bells.shape[1]) <= carry.placed
         residual, *slopes = (part.reshape(batch, -1) for part in (compared.residual, *compared.slopes))
-        solve = jax.vmap(weights_step, in_axes=(0, 0, 0, 0, None, None))
+        # Its rows are as many numbers as all else a look keeps; to make them twice is cheaper.
+        solve = jax.checkpoint(jax.vmap(weights_step, in_axes=(0, 0, 0, 0, None, None)), prevent_cse=False)
         step = solve(bells, residual, slopes, gaussians, taken, _SMOOTHNESS)
         step = _LONGEST * jnp.tanh(step.at[:, carry.placed].add(own) / _LONGEST)
         gaussians = gaussians._replace(weight=gaussians.weight + step)
