@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _phantoms(registrar: Registrar) -> list[tuple[str, np.ndarray, np.ndarray, Registration]]:
-    pairs = held_out_phantoms(registrar.config.phantom, _SIZE, "validation", _PAIRS)
+    pairs = held_out_phantoms(registrar.config.phantom, (_SIZE, _SIZE), "validation", _PAIRS)
     fixed, moving = np.asarray(pairs.fixed[..., 0]), np.asarray(pairs.moving[..., 0])
     landmarks, true = np.asarray(pairs.fixed_landmarks), np.asarray(pairs.moving_landmarks)
     motion = np.linalg.norm(to_px(true - landmarks, (_SIZE, _SIZE)), axis=-1).mean(axis=1)

@@ -33,11 +33,10 @@ def main() -> None:
     arguments = parser.parse_args()
     registrar = load(arguments.checkpoint)
     model = registrar.config.model
-    held_out = registrar.config.phantom, model.resolution, arguments.split, arguments.pairs
-    phantoms = held_out_phantoms(*held_out, ndim=model.ndim)
+    phantoms = held_out_phantoms(registrar.config.phantom, model.shape, arguments.split, arguments.pairs)
     seen = View(*(jax.vmap(standardise)(images) for images in (phantoms.fixed, phantoms.moving)), None)
 
-    print(f"{arguments.pairs} {arguments.split} phantoms at {model.resolution}^{model.ndim}, the network alone\n")
+    print(f"{arguments.pairs} {arguments.split} phantoms of {' x '.join(map(str, model.shape))}, the network alone\n")
     print("| looks | TRE mean, px | median | 90 % | largest |\n|---|---|---|---|---|")
     for looks in arguments.looks:
         errors = tre(propose(registrar.params, model, seen, steps=looks), phantoms)

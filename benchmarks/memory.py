@@ -26,7 +26,7 @@ def gigabytes(preset: str, batch: int, remat: bool, accumulate: int) -> float:
     training = dataclasses.replace(config.training, batch=batch, accumulate=accumulate)
     config = dataclasses.replace(config, model=model, training=training)
     state = jax.eval_shape(lambda: init_state(config))
-    images = jax.ShapeDtypeStruct((batch, *(model.resolution,) * model.ndim, 1), jnp.float32)
+    images = jax.ShapeDtypeStruct((batch, *model.shape, 1), jnp.float32)
     memory = make_train_step(config).lower(state, images, images).compile().memory_analysis()
     reserved = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
     return 1e-9 * (reserved - memory.alias_size_in_bytes)

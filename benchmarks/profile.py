@@ -144,7 +144,7 @@ def print_registration() -> None:
     """The table of the everyday registration of one 256² pair."""
     registrar = load()
     model, refine = registrar.config.model, Options.refine
-    phantom = held_out_phantoms(PhantomConfig(), 256, "test", 1)
+    phantom = held_out_phantoms(PhantomConfig(), (256, 256), "test", 1)
     fixed, moving = (np.asarray(images[..., 0]) for images in (phantom.fixed, phantom.moving))
     near, far = ((factor * model.resolution,) * 2 for factor in (1, 2))
     seen, finer = views(model, fixed, moving, refine=refine)

@@ -39,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     registrar = load(arguments.checkpoint)
     model = registrar.config.model
-    phantoms = held_out_phantoms(registrar.config.phantom, model.resolution, "validation", arguments.pairs)
+    phantoms = held_out_phantoms(registrar.config.phantom, model.shape, "validation", arguments.pairs)
     images = np.asarray(phantoms.fixed[..., 0]), np.asarray(phantoms.moving[..., 0])
     landmarks = np.asarray(phantoms.fixed_landmarks), np.asarray(phantoms.moving_landmarks)
     case = Case("phantom", "", *images, (1.0, 1.0), *landmarks)

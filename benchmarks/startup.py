@@ -26,7 +26,7 @@ def measure() -> dict[str, float]:
     """Seconds of ``register.py --help``, imports alone; then of both commands cold, and with compiled programs kept."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pair = held_out_phantoms(PhantomConfig(), 256, "test", 1)
+        pair = held_out_phantoms(PhantomConfig(), (256, 256), "test", 1)
         for role in ("fixed", "moving"):
             sitk.WriteImage(sitk.GetImageFromArray(np.asarray(getattr(pair, role))[0, ..., 0]), str(folder / f"{role}.nii.gz"))
         files = ["--fixed", str(folder / "fixed.nii.gz"), "--moving", str(folder / "moving.nii.gz")]

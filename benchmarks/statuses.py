@@ -31,7 +31,7 @@ def main() -> None:
 
 def _phantoms(registrar: Registrar) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Which are wrong and what they are called, by a way to register them."""
-    phantoms = held_out_phantoms(registrar.config.phantom, _SIZE, "validation", _PAIRS)
+    phantoms = held_out_phantoms(registrar.config.phantom, (_SIZE, _SIZE), "validation", _PAIRS)
     fixed, moving = np.asarray(phantoms.fixed[..., 0]), np.asarray(phantoms.moving[..., 0])
     landmarks, true = np.asarray(phantoms.fixed_landmarks), np.asarray(phantoms.moving_landmarks)
     for name, asked in (("default", {}), ("2 steps of refinement", {"refine": 2}), ("network alone", {"refine": 0})):

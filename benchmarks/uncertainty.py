@@ -50,7 +50,7 @@ def main() -> None:
 
 def _judged(registrar: Registrar, split: Split) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The landmarks' errors ``[N, L, 2]``, and what each way says is their covariance ``[N, L, 2, 2]``; pixels."""
-    pairs = held_out_phantoms(registrar.config.phantom, _SIZE, split, _PAIRS)
+    pairs = held_out_phantoms(registrar.config.phantom, (_SIZE, _SIZE), split, _PAIRS)
     fixed, moving = np.asarray(pairs.fixed[..., 0]), np.asarray(pairs.moving[..., 0])
     landmarks, true = np.asarray(pairs.fixed_landmarks), np.asarray(pairs.moving_landmarks)
     found, back = registrar.register_batch(fixed, moving, start="none"), registrar.register_batch(moving, fixed, start="none")

@@ -23,6 +23,8 @@ class ModelConfig:
     """Spatial dimensions of the images, 2 or 3; in 3D --preset volume is of a size that a CPU can train."""
     resolution: int = 256
     """Pixels per axis on which the network looks at the images."""
+    depth: int | None = None
+    """Voxels along the third axis, of volumes of few slices; by default as many as along the others."""
     steps: int = 25
     """Local transformations per registration (T)."""
     channels: tuple[int, int, int, int] = (32, 64, 128, 256)
@@ -61,6 +63,8 @@ class ModelConfig:
         checks = {
             "ndim must be 2 or 3": self.ndim in (2, 3),
             "resolution must be at least 16": self.resolution >= 16,
+            "depth is of volumes (ndim 3)": self.depth is None or self.ndim == 3,
+            "depth must be at least 8": self.depth is None or self.depth >= 8,
             "steps must be at least 1": self.steps >= 1,
             "channels must be positive, the last one even": min(self.channels) >= 1 and self.channels[-1] % 2 == 0,
             "residual_blocks must not be negative": self.residual_blocks >= 0,
@@ -71,6 +75,12 @@ class ModelConfig:
             "noise must not be negative": self.noise >= 0,
         }
         _require("model", checks)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What the network looks at: ``(H, W)``, or ``(D, H, W)`` of volumes."""
+        plane = (self.resolution,) * 2
+        return plane if self.ndim == 2 else (self.depth or self.resolution, *plane)
 
 
 @dataclasses.dataclass(frozen=True)

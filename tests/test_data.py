@@ -75,10 +75,10 @@ def test_blank_frames_are_left_out(tmp_path, capfd):
     )
     assert [one.blank for one in found] == [(0, 5), (6, 11), (), ()]
     assert found[0].fixed not in (0, 5)
-    small = at_resolution(found, 16)
+    small = at_resolution(found, (16, 16))
     assert [len(one.frames) for one in small] == [10, 10, 12, 12]
     assert all(frame.std() > 0.1 for one in small for frame in one.frames)
-    chosen = at_resolution([found[0]._replace(blank=())], 16)[0].frames[found[0].fixed]
+    chosen = at_resolution([found[0]._replace(blank=())], (16, 16))[0].frames[found[0].fixed]
     np.testing.assert_array_equal(small[0].frames[small[0].fixed], chosen)
     cases = series_cases(found, tmp_path)
     assert list(cases[0].frames) == [t for t in range(12) if t not in (0, 5, found[0].fixed)]
@@ -112,7 +112,7 @@ def test_two_pictures_of_a_patient_are_a_series(tmp_path):
             PIL.Image.fromarray((200 * frame.clip(0, 1)).astype(np.uint8)).save(tmp_path / patient / f"visit_{visit}.png")
     found = read_series(find_patients(tmp_path))
     assert [one.frames.shape for one in found] == [(2, 20, 24), (2, 36, 24)]
-    assert [one.frames.shape for one in at_resolution(found, 16)] == [(2, 16, 16)] * 2
+    assert [one.frames.shape for one in at_resolution(found, (16, 16))] == [(2, 16, 16)] * 2
 
 
 def test_folders_of_dicom_files_and_pictures_are_patients_too(tmp_path):
@@ -141,7 +141,10 @@ def test_folders_of_dicom_files_and_pictures_are_patients_too(tmp_path):
     assert len(found[0].frames) == 5
     for index in (1, 3, 5):
         np.testing.assert_array_equal(found[index].frames, stored)
-    assert describe_series(found) == "3 patients, 6 slices of 5 to 12 frames, 65 frames in all, 24 x 20 pixels of 1.0 to 1.5 mm"
+    assert (
+        describe_series(found)
+        == "3 patients, 6 slices of 5 to 12 frames, 65 frames in all, 24 x 20 pixels of 1.0 to 1.5 x 1.0 to 2.0 mm"
+    )
 
 
 def test_two_files_of_one_patient_are_refused(tmp_path):
@@ -261,7 +264,7 @@ def test_examples_are_spread_over_the_series():
 
 def test_frames_are_standardised_at_the_models_resolution():
     frames = breathing_frames()[0] * 100 + 7
-    (one,) = at_resolution([Series("p", 0, frames, (1, 1), 0)], 16)
+    (one,) = at_resolution([Series("p", 0, frames, (1, 1), 0)], (16, 16))
     assert one.frames.shape == (12, 16, 16)
     assert np.abs(one.frames).max() <= 2.0
     # The empty ground, over half of every frame, counts no more than the rest: two halves, whose mean is zero.
@@ -272,9 +275,11 @@ def test_frames_are_standardised_at_the_models_resolution():
     assert abs(frames.mean()) > 5, "the control: they were not so before"
 
 
-def test_both_images_of_a_pair_are_varied_alike_and_a_little():
-    y, x = np.mgrid[-1:1:33j, -1:1:33j]
-    blob = np.exp(-8 * ((x - 0.2) ** 2 + (y + 0.1) ** 2)).astype(np.float32)[..., None]
+@pytest.mark.parametrize("d", [2, 3])
+def test_both_images_of_a_pair_are_varied_alike_and_a_little(d):
+    *_, y, x = axes = np.mgrid[(slice(-1, 1, 33j),) * d]
+    rest = 0.0 if d == 2 else axes[0] ** 2
+    blob = np.exp(-8 * ((x - 0.2) ** 2 + (y + 0.1) ** 2 + rest)).astype(np.float32)[..., None]
     places = []
     for seed in range(100):
         fixed, moving = _vary(Batch(blob, 3 * blob + 1), np.random.default_rng(seed))
@@ -282,3 +287,21 @@ def test_both_images_of_a_pair_are_varied_alike_and_a_little():
         places.append([float((axis[..., None] * fixed).sum() / fixed.sum()) for axis in (x, y)])
     assert np.all(np.std(places, axis=0) > 0.02)
     assert np.all(np.abs(np.mean(places, axis=0) - [0.2, -0.1]) < 0.08)
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_a_varied_pair_is_turned_about_its_middle_and_keeps_angles(d, monkeypatch):
+    """What is sent to the sampler: a rotation times a zoom, in space about any axis."""
+    sent = []
+    monkeypatch.setattr("r2n2_jax.data.dataset.affine_transform", lambda image, *place, **_: sent.append(place) or image)
+    image = np.zeros((9,) * d + (1,), np.float32)
+    for seed in range(30):
+        _vary(Batch(image, image), np.random.default_rng(seed))
+    axes = set()
+    for matrix, offset in sent[::2]:
+        gram = matrix @ matrix.T
+        np.testing.assert_allclose(gram, gram[0, 0] * np.eye(d), atol=1e-12)
+        assert np.linalg.det(matrix) > 0
+        assert np.abs(matrix @ np.full(d, 4.0) + offset - 4.0).max() <= 0.4 + 1e-9
+        axes |= {(i, j) for i in range(d) for j in range(i) if abs(matrix[i, j]) > 0.02}
+    assert len(axes) == d * (d - 1) // 2

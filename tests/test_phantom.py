@@ -140,9 +140,9 @@ def test_the_front_rises_as_the_diaphragm_falls(key):
 
 
 def test_held_out_sets_are_fixed_apart_and_nested():
-    validation, test = (held_out_phantoms(CONFIG, 32, split, 6) for split in ("validation", "test"))
+    validation, test = (held_out_phantoms(CONFIG, (32, 32), split, 6) for split in ("validation", "test"))
     assert np.abs(np.asarray(validation.fixed - test.fixed)).mean() > 0.05
-    fewer = held_out_phantoms(CONFIG, 32, "test", 3)
+    fewer = held_out_phantoms(CONFIG, (32, 32), "test", 3)
     np.testing.assert_array_equal(fewer.fixed, test.fixed[:3])
-    volumes = held_out_phantoms(CONFIG, 12, "test", 2, ndim=3)
-    chex.assert_shape(volumes.fixed, (2, 12, 12, 12, 1))
+    volumes = held_out_phantoms(CONFIG, (8, 12, 12), "test", 2)
+    chex.assert_shape(volumes.fixed, (2, 8, 12, 12, 1))

@@ -56,7 +56,7 @@ def weights(model):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_training_step(preset):
     config = PRESETS[preset]
-    images = floats(config.training.batch, *(config.model.resolution,) * config.model.ndim, 1)
+    images = floats(config.training.batch, *config.model.shape, 1)
     state = jax.eval_shape(functools.partial(init_state, config, None))
     assert lowered(make_train_step(config), state, images, images).platforms == ACCELERATORS
 

@@ -45,7 +45,7 @@ def test_the_precision_can_be_chosen(registrar):
 @pytest.mark.slow
 def test_they_register_unseen_phantoms(registrar):
     """The network halves the landmarks' distance at least; refined it is a fifth at most, and no pair is worse or folded."""
-    pairs = held_out_phantoms(registrar.config.phantom, 128, "test", 6)
+    pairs = held_out_phantoms(registrar.config.phantom, (128, 128), "test", 6)
     fixed, moving = (np.asarray(images[..., 0]) for images in (pairs.fixed, pairs.moving))
 
     def distances(result=None):

@@ -591,7 +591,7 @@ import r2n2_jax
 fixed, moving = np.random.default_rng(0).normal(size=(2, 2, 40, 36)).cumsum(2).cumsum(3).astype(np.float32)
 found = r2n2_jax.load().register_batch(fixed, moving, steps=2, refine=2)
 config = r2n2_jax.config.Config(model=r2n2_jax.config.ModelConfig(resolution=16))
-pair = dataset.held_out_phantoms(config.phantom, 16, "test", 1)
+pair = dataset.held_out_phantoms(config.phantom, (16, 16), "test", 1)
 batch = next(dataset.PhantomSource(config).batches(0))
 print(len(traced), *(array.tobytes().hex() for array in map(np.asarray, (found.displacement, *pair, *batch))))
 """

@@ -108,7 +108,7 @@ def test_contrast_agent_moves_nothing(key, images, monkeypatch):
 
 
 def test_the_truth_of_held_out_phantoms_knows_no_variety():
-    plain, mixed = (held_out_phantoms(PhantomConfig(variety=share), 32, "validation", 2) for share in (0.0, 1.0))
+    plain, mixed = (held_out_phantoms(PhantomConfig(variety=share), (32, 32), "validation", 2) for share in (0.0, 1.0))
     chex.assert_trees_all_equal(plain, mixed)
 
 

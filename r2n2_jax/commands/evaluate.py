@@ -73,8 +73,6 @@ def main() -> None:
     if arguments.order_by is not None and arguments.data is None:
         raise InputError("--order-by is of the series in --data; the phantom has no use for it")
     registrar = load(arguments.checkpoint)
-    if registrar.config.model.ndim == 3 and arguments.data is not None:
-        raise InputError(f"{arguments.checkpoint} registers volumes; --data is read as slices, leave it out for the phantom")
     if registrar.config.model.ndim == 3 and arguments.slices is not None:
         raise InputError(f"{arguments.checkpoint} registers volumes; --slices is of a network for slices")
     announce_device()
@@ -82,7 +80,7 @@ def main() -> None:
         name, cases = "phantom", _phantoms(registrar, arguments)
     else:
         files = unseen_patients(arguments.checkpoint, find_patients(arguments.data))
-        series = read_series(files, order_by=arguments.order_by, progress=True)
+        series = read_series(files, ndim=registrar.config.model.ndim, order_by=arguments.order_by, progress=True)
         name, cases = arguments.data.resolve().name, series_cases(series, arguments.data)
         print("".join(f"{line}\n" for line in unjudged_landmarks(cases)), end="")
         print(f"{len(files)} unseen patients: {', '.join(files)}")

@@ -34,7 +34,8 @@ class Arguments:
     workdir: Path
     """Folder of the run: checkpoints, curves, results. The same command on the same folder goes on where it stopped."""
     data: Path | None = None
-    """Folder of patients: 2D+t files, or folders of DICOM series or numbered pictures. Without it the built-in phantom."""
+    """Folder of patients: 2D+t or 3D+t files, or folders of DICOM series or numbered pictures. Of a network for volumes the
+    slices of a frame are one volume. Without it the built-in phantom."""
     init: Path | None = None
     """Weights to start from: the --workdir of another run, or "pretrained" for those that come with the package."""
     order_by: OrderBy | None = None
@@ -78,12 +79,12 @@ def main() -> None:
 
     if arguments.order_by is not None and arguments.data is None:
         raise InputError("--order-by is of the series in --data; the phantom has no use for it")
-    if config.model.ndim == 3 and arguments.data is not None:
-        raise InputError("--data is read as series of slices; volumes are trained on the phantom alone, without --data")
     patients = None if arguments.data is None else find_patients(arguments.data)
     before = set() if arguments.init is None else seen_patients(arguments.init)
     splits = None if patients is None else split_patients(patients, config.training.seed, before=before)
-    series = None if patients is None else read_series(patients, order_by=arguments.order_by, progress=True)
+    series = (
+        None if patients is None else read_series(patients, ndim=config.model.ndim, order_by=arguments.order_by, progress=True)
+    )
     source_name = "phantom" if arguments.data is None else str(arguments.data.resolve())
     training_mesh(config.training.at_once)  # refuses a batch that cannot be shared, before anything is written
     with leader_first():
@@ -121,7 +122,7 @@ def main() -> None:
 
 def _unseen_phantoms(config: Config) -> list[Case]:
     model = config.model
-    return phantom_pairs(config.phantom, model.resolution, _TEST_PAIRS[model.ndim], ndim=model.ndim)
+    return phantom_pairs(config.phantom, model.shape, _TEST_PAIRS[model.ndim])
 
 
 def _going_on(preset: Config, init: Config) -> Config:

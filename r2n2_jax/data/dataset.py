@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import affine_transform
+from scipy.spatial.transform import Rotation
 
 from r2n2_jax.config import Config, PhantomConfig
 from r2n2_jax.data.phantom.frame import Pair, sample_batch
@@ -81,8 +82,7 @@ class PhantomSource:
 
     def batches(self, start: int) -> Iterator[Batch]:
         """See ``Source``."""
-        model, size = self._config.model, self._config.training.batch
-        shape = (model.resolution,) * model.ndim
+        shape, size = self._config.model.shape, self._config.training.batch
         for step in itertools.count(start):
             key = jax.random.fold_in(self._key, step)
             yield own_part(_phantom_batch(key, config=self._config.phantom, size=size, shape=shape))
@@ -126,7 +126,7 @@ class SeriesSource:
 
     def __init__(self, train: Sequence[Series], validation: Sequence[Series], config: Config):
         self._config = config
-        self._train, self._validation = (at_resolution(part, config.model.resolution) for part in (train, validation))
+        self._train, self._validation = (at_resolution(part, config.model.shape) for part in (train, validation))
 
     def batches(self, start: int) -> Iterator[Batch]:
         """See ``Source``."""
@@ -157,13 +157,16 @@ class SeriesSource:
         return series_examples(self._validation, count)
 
 
-def held_out_phantoms(config: PhantomConfig, resolution: int, split: Split, count: int, *, ndim: int = 2) -> Pair:
-    """The first ``count`` pairs of the phantom's validation or test set, fields ``[count, ...]``; never trained on."""
+def held_out_phantoms(config: PhantomConfig, shape: tuple[int, ...], split: Split, count: int) -> Pair:
+    """The first ``count`` pairs of the phantom's validation or test set, fields ``[count, ...]``; never trained on.
+
+    ``shape`` is theirs, ``(H, W)`` or ``(D, H, W)``.
+    """
     root = jax.random.key(_HELD_OUT_SEEDS[split])
     parts = []
     for start in range(0, count, _HELD_OUT_AT_ONCE):
         keys = jax.vmap(functools.partial(jax.random.fold_in, root))(jnp.arange(start, start + _HELD_OUT_AT_ONCE))
-        parts.append(_phantoms(keys, config=config, shape=(resolution,) * ndim))
+        parts.append(_phantoms(keys, config=config, shape=shape))
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays)[:count], *parts)
 
 
@@ -175,7 +178,7 @@ def _phantoms(keys: Array, *, config: PhantomConfig, shape: tuple[int, ...]) -> 
 
 def phantom_examples(config: Config, split: Split, count: int) -> Examples:
     """Held-out phantoms, as training sees pairs."""
-    pairs = held_out_phantoms(config.phantom, config.model.resolution, split, count, ndim=config.model.ndim)
+    pairs = held_out_phantoms(config.phantom, config.model.shape, split, count)
     fixed, moving = (jax.vmap(standardise)(images) for images in (pairs.fixed, pairs.moving))
     return Examples(fixed, moving, pairs.fixed_landmarks, pairs.moving_landmarks)
 
@@ -189,12 +192,12 @@ def series_examples(series: Sequence[Series], count: int | None = None) -> Examp
     return Examples(*(jnp.stack(images) for images in zip(*loaded, strict=True)))
 
 
-def at_resolution(series: Sequence[Series], resolution: int) -> list[Series]:
-    """The same series without blank frames, every frame resampled to ``resolution`` pixels per axis and standardised."""
+def at_resolution(series: Sequence[Series], shape: tuple[int, ...]) -> list[Series]:
+    """The same series without blank frames, every frame resampled to ``shape`` and standardised."""
 
     def of(slice_: Series) -> Series:
         kept = slice_.kept
-        frames = [np.asarray(prepare(frame, (resolution,) * frame.ndim))[..., 0] for frame in slice_.frames[kept]]
+        frames = [np.asarray(prepare(frame, shape))[..., 0] for frame in slice_.frames[kept]]
         return slice_._replace(frames=np.stack(frames), fixed=int(np.searchsorted(kept, slice_.fixed)), blank=())
 
     return [of(slice_) for slice_ in series if len(slice_.kept)]
@@ -225,12 +228,17 @@ def _load_with_fixed(series: Sequence[Series], pair: tuple[int, int], _: np.rand
 
 def _vary(pair: Batch, random: np.random.Generator) -> Batch:
     """The same small rotation, zoom and shift of both images; beyond the border the border's pixels go on."""
-    angle, zoom = random.uniform(-_TURN, _TURN), np.exp(random.uniform(*np.log(_ZOOM)))
-    centre = (np.array(pair.fixed.shape[:2]) - 1) / 2
-    matrix = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    offset = centre * (1.0 + random.uniform(-_SHIFT, _SHIFT, 2)) - matrix @ centre
+    centre = (np.array(pair.fixed.shape[:-1]) - 1) / 2
+    d = len(centre)
+    angles, zoom = random.uniform(-_TURN, _TURN, d * (d - 1) // 2), np.exp(random.uniform(*np.log(_ZOOM)))
+    matrix = zoom * (Rotation.from_rotvec(angles).as_matrix() if d == 3 else _turn(*angles))
+    offset = centre * (1.0 + random.uniform(-_SHIFT, _SHIFT, d)) - matrix @ centre
     varied = (affine_transform(image[..., 0], matrix, offset, order=1, mode="nearest") for image in pair)
     return Batch(*(image[..., None] for image in varied))
+
+
+def _turn(angle: float) -> np.ndarray:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 _standardise = jax.jit(jax.vmap(standardise))

@@ -1,4 +1,4 @@
-"""A folder of patients: their recordings as series of frames ``[T, H, W]`` float32, one a slice."""
+"""A folder of patients: their recordings as series of frames ``[T, *spatial]`` float32, one a slice, or of volumes one each."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,8 @@ from r2n2_jax.data.fixed_frame import mean_position_frame
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.dicom import OrderBy, find_dicom
 from r2n2_jax.io.geometry import Geometry
-from r2n2_jax.io.recording import NUMBERED, read_recording
+from r2n2_jax.io.recording import NUMBERED, Recording, read_recording
+from r2n2_jax.io.stacking import fault_of, stacked
 from r2n2_jax.io.stacks import TIFF, count_pages
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".gif")
@@ -19,13 +20,13 @@ MASKS = "masks"  # a folder of this name among the patients holds their organs
 
 
 class Series(NamedTuple):
-    """One slice of one patient over time.
+    """One slice of one patient over time, or all of a recording's as volumes.
 
     Attributes:
         patient: the patient's name.
-        slice: index of the slice among the patient's, all recordings counted through.
-        frames: ``[T, H, W]`` float32.
-        spacing: millimetres along ``(x, y)``.
+        slice: index of the slice among the patient's, all recordings counted through; of volumes that of the recording.
+        frames: ``[T, H, W]`` float32, of volumes ``[T, D, H, W]``.
+        spacing: millimetres along ``(x, y[, z])``.
         fixed: index of the frame that the others are registered to.
         blank: the frames that are left out, see ``recording.Recording``.
     """
@@ -33,9 +34,14 @@ class Series(NamedTuple):
     patient: str
     slice: int
     frames: np.ndarray
-    spacing: tuple[float, float]
+    spacing: tuple[float, ...]
     fixed: int
     blank: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """``slice 3``; of volumes ``volume``, with its recording's number but for the first."""
+        return f"slice {self.slice}" if self.frames.ndim == 3 else f"volume {self.slice}" if self.slice else "volume"
 
     @property
     def kept(self) -> np.ndarray:
@@ -72,16 +78,19 @@ def find_patients(folder: Path) -> dict[str, list[Path]]:
     return patients
 
 
-def read_series(patients: dict[str, list[Path]], *, order_by: OrderBy | None = None, progress: bool = False) -> list[Series]:
-    """Every slice of every patient.
+def read_series(
+    patients: dict[str, list[Path]], *, ndim: int = 2, order_by: OrderBy | None = None, progress: bool = False
+) -> list[Series]:
+    """Every slice of every patient, or every recording as volumes.
 
     Args:
         patients: the recordings by patient name.
+        ndim: 2 for slices, 3 for volumes.
         order_by: the entry that orders the frames of DICOM series, where that is ambiguous.
         progress: show a bar.
 
     Raises:
-        InputError: see ``recording.read_recording``.
+        InputError: see ``recording.read_recording``; or where slices make up no volumes.
     """
     series = []
     for patient, paths in tqdm(patients.items(), desc="reading", unit="patient", disable=None if progress else True):
@@ -90,14 +99,24 @@ def read_series(patients: dict[str, list[Path]], *, order_by: OrderBy | None = N
             recording = read_recording(path, order_by=order_by if find_dicom(path) else None)
             for remark in recording.remarks():
                 tqdm.write(f"{path}: {remark}")
+            if ndim == 3:
+                recording = _of_volumes(path, recording)
             for of_slice in zip(recording.frames, recording.geometries, recording.blank, strict=True):
                 series.append(_series(patient, number, *of_slice))
                 number += 1
     return series
 
 
+def _of_volumes(path: Path, recording: Recording) -> Recording:
+    fault = fault_of(recording.geometries)
+    if fault is not None:
+        raise InputError(f"{path}: no volumes for a network of volumes: {fault}; --preset small trains one for slices")
+    return stacked(recording)
+
+
 def _series(patient: str, number: int, frames: np.ndarray, geometry: Geometry, blank: list[int]) -> Series:
-    one = Series(patient, number, frames, geometry.spacing[:2], 0, tuple(blank))
+    spacing = geometry.spacing[: frames.ndim - 1]
+    one = Series(patient, number, frames, spacing, 0, tuple(blank))
     if not blank:
         return one._replace(fixed=mean_position_frame(frames))
     return one if not len(one.kept) else one._replace(fixed=int(one.kept[mean_position_frame(frames[one.kept])]))
@@ -112,11 +131,12 @@ def describe_series(series: list[Series]) -> str:
 
     patients = len({slice_.patient for slice_ in series})
     frames = [len(slice_.frames) for slice_ in series]
-    sizes = [f"{slice_.frames.shape[2]} x {slice_.frames.shape[1]}" for slice_ in series]
-    spacings = [round(slice_.spacing[0], 2) for slice_ in series]
+    sizes = [" x ".join(map(str, one.frames.shape[:0:-1])) for one in series]
+    apart = [span([round(mm, 2) for mm in along]) for along in zip(*(one.spacing for one in series), strict=True)]
+    kinds = ("slices", "pixels") if series[0].frames.ndim == 3 else ("series of volumes", "voxels")
     return (
-        f"{patients} patients, {len(series)} slices of {span(frames)} frames, {sum(frames)} frames in all, "
-        f"{span(sizes)} pixels of {span(spacings)} mm"
+        f"{patients} patients, {len(series)} {kinds[0]} of {span(frames)} frames, {sum(frames)} frames in all, "
+        f"{span(sizes)} {kinds[1]} of {' x '.join(dict.fromkeys(apart))} mm"
     )
 
 

@@ -90,9 +90,9 @@ def pair_case(
     return case._replace(fixed_landmarks=landmarks[None, 0], moving_landmarks=landmarks[None, 1])
 
 
-def phantom_pairs(config: PhantomConfig, resolution: int, count: int, *, ndim: int = 2) -> list[Case]:
-    """The first ``count`` single pairs of the phantom's test set."""
-    pairs = jax.tree.map(np.asarray, held_out_phantoms(config, resolution, "test", count, ndim=ndim))
+def phantom_pairs(config: PhantomConfig, shape: tuple[int, ...], count: int) -> list[Case]:
+    """The first ``count`` single pairs of the phantom's test set, at a shape ``(H, W)`` or ``(D, H, W)``."""
+    pairs = jax.tree.map(np.asarray, held_out_phantoms(config, shape, "test", count))
     images = pairs.fixed[..., 0], pairs.moving[..., 0]
     landmarks = pairs.fixed_landmarks, pairs.moving_landmarks
     return [Case("phantom", "", *images, _spacing(images[0].shape[1:]), *landmarks, pairs.displacement, pairs.body)]
@@ -179,7 +179,7 @@ def unjudged_landmarks(cases: Sequence[Case]) -> list[str]:
 
 
 def _landmarks(path: Path, slices: list[Series]) -> dict[int, np.ndarray]:
-    """``[frames, points, 2]`` a slice, normalised; none where there is no file."""
+    """``[frames, points, d]`` a slice, or a recording of volumes, normalised; none where there is no file."""
     if not path.exists():
         return {}
     frames, shapes = [len(slice_.frames) for slice_ in slices], [slice_.frames.shape[1:] for slice_ in slices]
@@ -189,7 +189,8 @@ def _landmarks(path: Path, slices: list[Series]) -> dict[int, np.ndarray]:
 def _organs(path: Path, slices: list[Series]) -> dict[str, np.ndarray]:
     """``[frames, slices, H, W]`` bool by label."""
     labels = read_labels(path)
-    shapes = sorted({(len(slice_.frames), len(slices), *slice_.frames.shape[1:]) for slice_ in slices})
+    of_volumes = slices[0].frames.ndim == 4
+    shapes = sorted({(len(one.frames), *(() if of_volumes else (len(slices),)), *one.frames.shape[1:]) for one in slices})
     if shapes != [labels.shape]:
         raise InputError(f"{path}: frames, slices, rows, columns {labels.shape}; the series has {', '.join(map(str, shapes))}")
     return {f"label {number}": labels == number for number in np.unique(labels) if number}
@@ -201,13 +202,12 @@ def _series_case(slice_: Series, landmarks: np.ndarray | None, organs: dict[str,
     def pair(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.broadcast_to(frames[slice_.fixed], (len(others), *frames.shape[1:])), frames[others]
 
-    case = Case(
-        slice_.patient, f"slice {slice_.slice}", *pair(slice_.frames), slice_.spacing, fixed_frame=slice_.fixed, frames=others
-    )
+    case = Case(slice_.patient, slice_.name, *pair(slice_.frames), slice_.spacing, fixed_frame=slice_.fixed, frames=others)
     if landmarks is not None:
         fixed, moving = pair(landmarks)
         case = case._replace(fixed_landmarks=fixed, moving_landmarks=moving)
     if organs:
-        fixed, moving = ({name: pair(mask[:, slice_.slice])[which] for name, mask in organs.items()} for which in (0, 1))
+        own = organs if slice_.frames.ndim == 4 else {name: mask[:, slice_.slice] for name, mask in organs.items()}
+        fixed, moving = ({name: pair(mask)[which] for name, mask in own.items()} for which in (0, 1))
         case = case._replace(fixed_masks=fixed, moving_masks=moving)
     return case

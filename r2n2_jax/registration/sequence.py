@@ -191,11 +191,11 @@ def _shapes(model: ModelConfig, spatial: tuple[int, ...], refine: int) -> tuple[
     Volumes have it along one axis and not along another: each axis is looked at by as many voxels as it has, at most.
     """
     if model.ndim == 3:
-        coarse, fine = (tuple(_within(n, times * model.resolution) for n in spatial) for times in (1, 2))
+        sizes = list(zip(spatial, model.shape, strict=True))
+        coarse, fine = (tuple(_within(n, times * most) for n, most in sizes) for times in (1, 2))
         return (coarse, fine) if refine > 1 and fine != coarse else (coarse,)
-    shape = (model.resolution,) * model.ndim
     finer = refine > 1 and min(spatial) >= 2 * model.resolution
-    return (shape, tuple(2 * size for size in shape)) if finer else (shape,)
+    return (model.shape, tuple(2 * size for size in model.shape)) if finer else (model.shape,)
 
 
 def _within(voxels: int, most: int) -> int:
