@@ -18,17 +18,17 @@ import SimpleITK as sitk
 
 import r2n2_jax
 from r2n2_jax.commands.command_line import run as run_command
+from r2n2_jax.pretrained import package
 
 _SPACING_MM = 20.0  # between a B-spline's control points at last
 _HOUNSFIELD = (-1000.0, 400.0)
 
 
-def ours() -> Callable[[sitk.Image, sitk.Image], tuple[sitk.Transform, str]]:
-    """The default way to register volumes."""
-    registrar = r2n2_jax.load(ndim=3)
+def ours(registrar: r2n2_jax.Registrar, **options: int) -> Callable[[sitk.Image, sitk.Image], tuple[sitk.Transform, str]]:
+    """Volumes registered by a network, with the options of ``register``."""
 
     def register(fixed: sitk.Image, moving: sitk.Image) -> tuple[sitk.Transform, str]:
-        result = registrar.register(fixed, moving)
+        result = registrar.register(fixed, moving, **options)
         return result.transform(), f"{12 * result.steps}, {result.status}, {result.stopped}"
 
     return register
@@ -113,19 +113,24 @@ def main() -> None:
     """Prints a row a pair and method."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--checkpoint", default=package.NAME, help="a network for volumes; by default the package's")
+    parser.add_argument("--skip", nargs="*", default=(), help="methods that are left out")
     arguments = parser.parse_args()
+    registrar = r2n2_jax.load(arguments.checkpoint, ndim=3)
     methods = {
         "before": lambda *_: (sitk.Transform(3, sitk.sitkIdentity), ""),
-        "default": ours(),
+        "network alone": ours(registrar, refine=0),
+        "default": ours(registrar),
         "SimpleITK's B-spline": bspline,
     }
+    methods = {name: register for name, register in methods.items() if name not in arguments.skip}
     print(
         "| pair | method | agreement | folded voxels, % | numbers, and how it ended | seconds | CPU-seconds |\n|" + "---|" * 7
     )
     for folder in arguments.folders:
         fixed, moving = (sitk.ReadImage(str(folder / f"{name}.nii.gz"), sitk.sitkFloat32) for name in ("fixed", "moving"))
         for name, register in methods.items():
-            if name == "default":
+            if name in ("network alone", "default"):
                 register(fixed, moving)
             begun, used = time.perf_counter(), sum(os.times()[:4])
             transform, note = register(fixed, moving)
