@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from r2n2_jax.baseline.optimise import Settings
-from r2n2_jax.commands.command_line import announce_device, parse, run
+from r2n2_jax.commands.command_line import announce_device, make_cores_devices, parse, run
 from r2n2_jax.commands.motion_correction import Options
 from r2n2_jax.data.phantom.patients import FRAMES
 from r2n2_jax.data.series import find_patients, read_series
@@ -18,6 +18,7 @@ from r2n2_jax.evaluation.methods import bspline_method, identity, network
 from r2n2_jax.evaluation.report import evaluate
 from r2n2_jax.evaluation.tables import print_tables
 from r2n2_jax.io.dicom import OrderBy
+from r2n2_jax.io.files import read_json
 from r2n2_jax.pretrained import package
 from r2n2_jax.registration.registrar import Registrar, load
 
@@ -55,7 +56,7 @@ class Arguments:
 
 def command() -> int:
     """Runs it and returns its exit code."""
-    return run(main, share_cores=True)
+    return run(main)
 
 
 def main() -> None:
@@ -72,6 +73,8 @@ def main() -> None:
             raise InputError(f"--{name} is of the phantom's test set; --data judges all there is")
     if arguments.order_by is not None and arguments.data is None:
         raise InputError("--order-by is of the series in --data; the phantom has no use for it")
+    if not _of_volumes(arguments.checkpoint):  # a volume is registered by all cores together
+        make_cores_devices()
     registrar = load(arguments.checkpoint)
     if registrar.config.model.ndim == 3 and arguments.slices is not None:
         raise InputError(f"{arguments.checkpoint} registers volumes; --slices is of a network for slices")
@@ -95,6 +98,12 @@ def main() -> None:
     ]
     print_tables(evaluate(registrar, methods, cases, output), f"{name}, unseen pairs")
     print(f"report: {output / 'report.html'}   numbers: {output / 'results.json'}   pairs: {output / 'pairs.csv'}")
+
+
+def _of_volumes(checkpoint: Path) -> bool:
+    """What the run's own config says: its weights cannot be read before JAX knows its devices."""
+    path = checkpoint / "config.json"
+    return path.is_file() and read_json(path).get("model", {}).get("ndim") == 3
 
 
 def _phantoms(registrar: Registrar, arguments: Arguments) -> list[Case]:
