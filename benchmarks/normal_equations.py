@@ -15,7 +15,7 @@ from r2n2_jax.ops.gaussian import FreeGaussians
 from r2n2_jax.registration.least_squares import Problem, linearised, normal_equations, pose, total_variation
 
 _SIZE = 128
-_COUNTS = (17, 24, 36, 48, 60, 84)
+_COUNTS = (12, 20, 24, 36, 48, 60, 84)
 _RUNS = 40
 
 

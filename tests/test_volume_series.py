@@ -324,7 +324,6 @@ def test_a_series_of_volumes_that_cannot_be_registered_says_why(command, frames,
     path = series_file(tmp_path / "breath.nii.gz", frames)
     words = ["register", "--series", path, "--output", tmp_path / "no"]
     assert_one_line(*command(*words, "--volumes", "--slices")[::2], "name one of them")
-    assert_one_line(*command(*words, "--refine", 0)[::2], "no network for volumes")
     (tmp_path / "points.csv").write_text("slice,frame,point,x_mm,y_mm\n0,0,a,3,5\n")
     assert_one_line(*command(*words, "--points", tmp_path / "points.csv")[::2], "no column z_mm")
     assert_one_line(*command(*words, "--fixed-frame", 9)[::2], "frames 0 to 3")

@@ -1,4 +1,4 @@
-"""The weights that come with the package, one file: the config they were trained with and the arrays, as flax packs them."""
+"""The weights that come with the package, a file for each network: the config of its training and the arrays, by flax."""
 
 import json
 from importlib import resources
@@ -12,12 +12,12 @@ from flax import serialization
 from r2n2_jax.config import Config, from_dict, to_dict
 
 NAME = "pretrained"
-_FILE = "everyday.msgpack"
+_FILES = {2: "everyday.msgpack", 3: "volume.msgpack"}
 
 
-def restore() -> tuple[Config, Any]:
-    """The config and the weights of the everyday network; its card is ``README.md`` in this folder."""
-    plain = serialization.msgpack_restore(resources.files(__package__).joinpath(_FILE).read_bytes())
+def restore(ndim: int = 2) -> tuple[Config, Any]:
+    """The config and the weights of the network for slices (2) or volumes (3); their cards are in ``README.md`` beside them."""
+    plain = serialization.msgpack_restore(resources.files(__package__).joinpath(_FILES[ndim]).read_bytes())
     return from_dict(json.loads(plain["config"])), plain["params"]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from r2n2_jax.config import Config, ModelConfig, Precision
+from r2n2_jax.config import Config, Precision
 from r2n2_jax.data.fixed_frame import mean_position_frame
 from r2n2_jax.errors import InputError
 from r2n2_jax.io.geometry import Placement, placement, same_grid
@@ -31,7 +31,6 @@ _AT_ONCE = {"cpu": 5}  # pairs that a device registers together; as many as a B-
 _ACCELERATORS_AT_ONCE = 16
 _MOST_PIXELS = 1 << 23  # of all pairs together: fields and pictures of many cores' pairs would fill the memory
 _LEAST_OVERLAP = 0.25
-_VOLUMES = Config(model=ModelConfig(ndim=3, resolution=32, steps=24))
 
 
 class Registrar:
@@ -39,7 +38,7 @@ class Registrar:
 
     Attributes:
         config: what it was trained with.
-        params: its weights; None where there is no network: volumes are registered without, see ``registration.volume``.
+        params: its weights.
     """
 
     def __init__(self, config: Config, params: Any):
@@ -213,8 +212,7 @@ def load(checkpoint: str | Path = package.NAME, *, ndim: int = 2, precision: Pre
 
     Args:
         checkpoint: ``"pretrained"``, or the run's ``--workdir``.
-        ndim: dimensions of the images, 2 or 3, where it is ``"pretrained"``. For volumes no network comes yet: every local
-            transformation is found on the pair itself.
+        ndim: dimensions of the images, 2 or 3, where it is ``"pretrained"``.
         precision: what the network's convolutions compute with; by default as in training.
 
     Raises:
@@ -223,7 +221,7 @@ def load(checkpoint: str | Path = package.NAME, *, ndim: int = 2, precision: Pre
     if ndim not in (2, 3):
         raise InputError(f"images of {ndim} dimensions; 2 or 3 are known")
     if str(checkpoint) == package.NAME:
-        config, params = package.restore() if ndim == 2 else (_VOLUMES, None)
+        config, params = package.restore(ndim)
     else:
         with Checkpoints(Path(checkpoint)) as checkpoints:
             config, params = checkpoints.restore_best()

@@ -22,7 +22,7 @@ def all_rows(free: FreeGaussians, slopes: list[Array], points: Array) -> Array:
     """What each parameter does to the image ``[7 T, *any]`` at points ``[*any, d]`` where it has these slopes."""
     bells = jax.vmap(_bell_of)(free)
     # A loop, whose every turn leaves seven plain arrays: what XLA makes of one array stacked for all is ten times slower.
-    return jnp.concatenate(jax.lax.map(lambda bell: _rows(slopes, bell, components(points)), bells))
+    return jnp.concatenate(jax.lax.map(lambda one: _rows(slopes, one, components(points)), bells))
 
 
 def gram(rows: Array) -> Array:
@@ -60,14 +60,14 @@ def products(free: FreeGaussians, slopes: list[Array], points: Array, values: Ar
     """
     count = len(free.weight)
     bells = jax.vmap(_bell_of)(free)
-    maps = jax.lax.map(lambda bell: _rows(slopes, bell, components(points)), bells)
+    maps = jax.lax.map(lambda one: _rows(slopes, one, components(points)), bells)
 
     def of_first(some: int) -> tuple[Array, Array]:
         rows = jnp.concatenate([each[:some] for each in maps])
         rest, shape = (0, count - some), (len(maps), some)
-        normal = jnp.pad((rows @ rows.T).reshape(*shape, *shape), ((0, 0), rest, (0, 0), rest))
-        pulls = jnp.pad((rows @ values).reshape(shape), ((0, 0), rest))
-        return normal.reshape(pulls.size, pulls.size), pulls.ravel()
+        normal = jnp.pad(gram(rows).reshape(*shape, *shape), ((0, 0), rest, (0, 0), rest))
+        by_values = jnp.pad((rows @ values).reshape(shape), ((0, 0), rest))
+        return normal.reshape(by_values.size, by_values.size), by_values.ravel()
 
     sizes = [*range(_BLOCK, count, _BLOCK), count]
     return jax.lax.switch((used - 1) // _BLOCK, [functools.partial(of_first, some) for some in sizes])
@@ -80,7 +80,7 @@ def field_rows(free: FreeGaussians, points: Array) -> list[Array]:
 
     def of_component(i: int) -> Array:
         slopes = [jnp.full(points.shape[:-1], float(i == j)) for j in range(d)]
-        return jnp.concatenate(jax.vmap(lambda bell: _rows(slopes, bell, components(points)))(bells))
+        return jnp.concatenate(jax.vmap(lambda one: _rows(slopes, one, components(points)))(bells))
 
     return [of_component(i) for i in range(d)]
 

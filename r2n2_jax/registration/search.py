@@ -87,7 +87,7 @@ def search(
     Once it is decided from where, the sequence goes on.
 
     Args:
-        params: the network's weights; None: there is no network, see ``volume``.
+        params: the network's weights.
         model: its architecture.
         fixed: ``[N, *spatial]``; ``N`` is 1 or a multiple of the devices.
         moving: the same shape.
@@ -106,14 +106,11 @@ def search(
         raise InputError(f"{most} steps; at least one is needed")
     if asked.refine < 0:
         raise InputError(f"{asked.refine} steps of refinement; none (0) or more are needed")
-    if params is None and not asked.refine:
-        raise InputError("no steps of refinement (--refine 0): there is no network for volumes that could do without")
     looks, wanted = min(most, model.steps) if asked.refine else most, _wanted(asked, fixed.shape[1:])
     options = {"wanted": wanted, "refine": asked.refine}
     if model.ndim == 3 and asked.refine:
         mask = np.ones(fixed.shape, bool) if mask is None else mask  # the same programs with one as without
-        shared = copy_to_all(params, len(fixed))
-        propose = None if params is None else functools.partial(sequence.propose, shared, model, steps=looks)
+        propose = functools.partial(sequence.propose, copy_to_all(params, len(fixed)), model, steps=looks)
         find, proceed = functools.partial(volume.find, most=most, propose=propose, **options), volume.proceed
     else:
         find, proceed = functools.partial(sequence.find, params, model, looks=looks, **options), sequence.proceed

@@ -1,9 +1,9 @@
-"""The sequence of pairs of VOLUMES, begun by a network that knows volumes, or without one.
+"""The sequence of pairs of VOLUMES.
 
 Coarse to fine: the first local transformations are the network's, fitted on the coarse view, or as much of them as does not
-fold. Without a network they are placed there by shifts of many voxels, see ``growth``, a few at a time. Then all are fitted on
-the fine view, where further ones follow by shifts of a few voxels. It ends as ``course`` says. Each stage is a program of its
-own that Python calls: it takes far longer than its call, and serves every round.
+fold. Where they match no better than none, others are placed there by shifts of many voxels, see ``growth``, a few at a time.
+Then all are fitted on the fine view, where further ones follow by shifts of a few voxels. It ends as ``course`` says. Each
+stage is a program of its own that Python calls: it takes far longer than its call, and serves every round.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,9 +26,7 @@ _FAR, _NEAR = 4, 2  # the largest shifts on the coarse view, and on the fine one
 _ROUNDS = 2  # at most, for every _ROUND that are allowed
 
 
-def find(
-    seen: list[View], wanted: Wanted, *, most: int, refine: int, propose: Callable[[View], Gaussians] | None = None
-) -> Found:
+def find(seen: list[View], wanted: Wanted, *, most: int, refine: int, propose: Callable[[View], Gaussians]) -> Found:
     """The first local transformations of a batch of pairs.
 
     Args:
@@ -36,13 +34,11 @@ def find(
         wanted: the accuracy at which a sequence ends.
         most: local transformations that there may be later.
         refine: Levenberg-Marquardt steps, half of them in every fit.
-        propose: of the coarse view the network's, no more than ``most`` a pair; by default there is no network.
+        propose: of the coarse view the network's, no more than ``most`` a pair.
 
     Returns:
         what is known of ``most``, of which those without weight are not used.
     """
-    if propose is None:
-        return _each(lambda views: _begun(views, wanted, _searched(views, most, refine), refine), seen)
 
     def begun(pair: tuple[list[View], Gaussians]) -> Found:
         views, proposed = pair
@@ -83,7 +79,7 @@ def _adopted(views: list[View], proposed: Gaussians, most: int, refine: int) -> 
 
 
 def _searched(views: list[View], most: int, refine: int) -> Gaussians:
-    """What is found without a network, among ``most``, fitted on the coarse view."""
+    """What shifts find, among ``most``, fitted on the coarse view."""
     gaussians = _none(most, views[0].fixed.ndim - 1)
     for _ in range(_FIRST_ROUNDS):
         grown, grew = _grown(views[:1], gaussians, _FIRST_ROUND, _FAR, most)
