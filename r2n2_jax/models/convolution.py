@@ -17,11 +17,12 @@ def convolve(features: Array, kernel: Array, stride: int) -> Array:
     Its gradients are the ordinary ones, in reverse mode only. On a CPU they are written as plain convolutions of transposed
     operands, because XLA (0.10 of jaxlib and before) brings a gradient's convolution into the form its fast kernels take only
     in the outermost computation: inside a ``scan`` the ordinary gradient runs through a plain loop, ten to thirty times slower.
-    In 3D it has no fast kernel at all; there a plane's neighbours become channels of it, and the planes a batch.
+    Of a larger stride it is slow anywhere; there every block of pixels becomes one of more channels. In 3D there is no fast
+    kernel at all; a plane's neighbours become channels of it, and the planes a batch.
 
     Args:
         features: ``[B, *spatial, C]``.
-        kernel: ``[*width, C, K]``.
+        kernel: ``[*width, C, K]``, of odd width.
         stride: the same for every axis.
 
     Returns:
@@ -91,7 +92,7 @@ def _ordinary(features: Array, kernel: Array, stride: int) -> Array:
 
 
 def _by_phases(features: Array, kernel: Array, stride: int) -> Array:
-    """``_correlate`` as one of stride one: of every block of pixels the first is kept, the others are channels of it."""
+    """``_correlate`` as one of stride one of blocks of pixels, which are their channels."""
     spatial, width = features.shape[1:-1], kernel.shape[:-2]
     before_image, before_kernel = [], []
     for (low, _), taps in zip(_padding(features, kernel, stride), width, strict=True):
