@@ -19,6 +19,7 @@ from test_runs import TINY
 from test_training import CONFIG, fresh_state
 from test_volume_series import series_file
 
+from r2n2_jax.commands.evaluate import _of_volumes
 from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.evaluation.statuses import MEANING
 from r2n2_jax.pretrained.checkpoints import Checkpoints
@@ -327,12 +328,15 @@ def test_bad_words_get_one_line(words, parts, command, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [], "something was left behind"
 
 
-def test_a_network_for_volumes_is_not_judged_on_slices(command, tmp_path):
+def test_a_network_for_volumes_is_not_taken_for_one_of_slices(command, tmp_path):
     workdir, config = tmp_path / "run", dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, ndim=3))
     with Checkpoints(workdir, create=True) as checkpoints:
         save_state(checkpoints, init_state(config)._replace(step=jnp.int32(1)), config, 1.0)
     code, _, err = command("eval", "--checkpoint", workdir, "--slices", 2)
     assert_one_line(code, err, str(workdir), "volumes", "--slices")
+    code, _, err = command("eval", "--checkpoint", workdir, "--volumes")
+    assert_one_line(code, err, str(workdir), "--volumes is of the weights that come with the package")
+    assert _of_volumes(workdir), "what the cores are shared by"
     code, _, err = command("train", "--workdir", tmp_path / "other", "--init", workdir)
     assert_one_line(code, err, str(workdir), "volumes", "--preset small")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

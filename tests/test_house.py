@@ -191,7 +191,7 @@ def test_options_in_the_text_are_taken_as_they_stand(page):
     found = together + re.findall(settings, re.sub(command, "", text))
     assert any(found)
     for words in found:
-        tyro.cli(Config, args=words.split(), default=PRESETS["small"])
+        tyro.cli(Config, args=words.split(), default=PRESETS["volume" if "--model.depth" in words else "small"])
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -11,6 +11,7 @@ from conftest import assert_one_line
 from test_runs import TINY
 from test_volume_series import DEPTHS, SHAPE, SPACING, breath, frames, series_file  # noqa: F401
 
+from r2n2_jax.commands.train import _depth_line
 from r2n2_jax.config import PRESETS, Config, ModelConfig, TrainingConfig
 from r2n2_jax.data.dataset import PhantomSource, SeriesSource
 from r2n2_jax.data.series import Series, describe_series, find_patients, read_series
@@ -71,8 +72,41 @@ def test_landmarks_and_labels_in_space_go_with_their_volumes(folder):
 
 def test_slices_that_make_up_no_volume_are_named(tmp_path, frames):  # noqa: F811
     series_file(tmp_path / "thin.nii.gz", frames[:, :4])
-    with pytest.raises(InputError, match=r"thin\.nii\.gz: no volumes.*6 slices, and there are 4; --preset small"):
+    with pytest.raises(InputError, match=r"thin\.nii\.gz: no volumes.*6 slices, and there are 4; one for slices"):
         read_series(find_patients(tmp_path), ndim=3)
+
+
+def test_one_slice_is_no_volume(tmp_path):
+    series_file(tmp_path / "flat.nii.gz", np.random.default_rng(0).normal(size=(3, 1, 20, 20)))
+    with pytest.raises(InputError, match=r"flat\.nii\.gz: no volumes.*it has one slice"):
+        read_series(find_patients(tmp_path), ndim=3)
+
+
+def test_recordings_of_one_patient_are_numbered_and_have_no_truth_in_common(folder):
+    for name in ("one", "two"):
+        (folder / "ann").mkdir(exist_ok=True)
+        (folder / "ann" / f"{name}.nii.gz").write_bytes((folder / "bob.nii.gz").read_bytes())
+    (folder / "ann.nii.gz").unlink()
+    patients = {"ann": find_patients(folder)["ann"]}
+    series = read_series(patients, ndim=3)
+    assert [one.name for one in series] == ["volume", "volume 1"]
+    with pytest.raises(InputError, match=r"ann\.csv: ann has 2 recordings of volumes"):
+        series_cases(series, folder)
+    (folder / "ann.csv").unlink()
+    with pytest.raises(InputError, match=r"ann\.nii\.gz: ann has 2 recordings of volumes"):
+        series_cases(series, folder)
+
+
+def test_spacings_are_said_axis_by_axis_unless_all_are_equal(frames):  # noqa: F811
+    for spacing, said in (((1, 1, 4), "1 x 1 x 4 mm"), ((2, 2, 2), "of 2 mm")):
+        assert said in describe_series([Series("p", 0, frames, spacing, 0)])
+
+
+def test_volumes_of_fewer_slices_than_a_network_is_trained_for_are_named(frames):  # noqa: F811
+    series = [Series("p", 0, frames[:, :10], SPACING, 0)]
+    assert "--model.depth 8 trains" in _depth_line(PRESETS["volume"].model, series)
+    assert _depth_line(dataclasses.replace(PRESETS["volume"].model, depth=8), series) == ""
+    assert _depth_line(PRESETS["small"].model, [series[0]._replace(frames=frames[:, 0])]) == ""
 
 
 def test_volumes_of_few_slices_are_looked_at_as_such(frames):  # noqa: F811
@@ -118,8 +152,7 @@ def test_a_network_is_trained_and_judged_on_volumes_of_a_folder(command, folder,
     assert judged["tre_mm"]["initial"]["max"] > 1
     assert "label 1" in judged["dice"]["refined"]
 
-    # A network for slices takes the same folder slice by slice, and slices are no volumes.
-    (folder / "thin.nii.gz").write_bytes((folder / "bob.nii.gz").read_bytes())
+    # Too few slices are no volumes.
     image = sitk.ReadImage(str(folder / "bob.nii.gz"))
     sitk.WriteImage(image[:, :, :3], str(folder / "thin.nii.gz"))
     code, _, err = command("eval", "--checkpoint", run, "--data", folder)

@@ -29,6 +29,8 @@ class Arguments:
 
     checkpoint: Path = Path(package.NAME)
     """The --workdir of a training run, whose best step is judged; by default the weights that come with the package."""
+    volumes: bool = False
+    """Of the package's weights judge those for volumes; a run's are for what it was trained on."""
     data: Path | None = None
     """Folder of patients, as for train.py; those that the run has learnt from are left out. Landmarks are read from
     PATIENT.csv in it, organs from masks/PATIENT.nii.gz. Without it the phantom's test set."""
@@ -73,9 +75,13 @@ def main() -> None:
             raise InputError(f"--{name} is of the phantom's test set; --data judges all there is")
     if arguments.order_by is not None and arguments.data is None:
         raise InputError("--order-by is of the series in --data; the phantom has no use for it")
-    if not _of_volumes(arguments.checkpoint):  # a volume is registered by all cores together
+    shipped = str(arguments.checkpoint) == package.NAME
+    if arguments.volumes and not shipped:
+        raise InputError(f"--volumes is of the weights that come with the package; {arguments.checkpoint} says what it is for")
+    of_volumes = arguments.volumes if shipped else _of_volumes(arguments.checkpoint)
+    if not of_volumes:  # a volume is registered by all cores together
         make_cores_devices()
-    registrar = load(arguments.checkpoint)
+    registrar = load(arguments.checkpoint, ndim=3 if of_volumes else 2)
     if registrar.config.model.ndim == 3 and arguments.slices is not None:
         raise InputError(f"{arguments.checkpoint} registers volumes; --slices is of a network for slices")
     announce_device()
@@ -87,7 +93,6 @@ def main() -> None:
         name, cases = arguments.data.resolve().name, series_cases(series, arguments.data)
         print("".join(f"{line}\n" for line in unjudged_landmarks(cases)), end="")
         print(f"{len(files)} unseen patients: {', '.join(files)}")
-    shipped = str(arguments.checkpoint) == package.NAME
     output = arguments.output or (Path() if shipped else arguments.checkpoint) / f"eval-{name}"
     output.mkdir(parents=True, exist_ok=True)
     methods = [

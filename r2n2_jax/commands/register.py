@@ -203,7 +203,6 @@ def _series(registrar: Registrar, path: Path, recording: Recording, said: str, o
             "the network does not know this kind of motion. Refine its answer (--refine 20), train on series like this one "
             "(train.py --data), and look at the report."
         )
-        remedy = "look at the report." if recording.of_volumes else remedy
         print(f"{100 * worse:.0f} % of the frames match worse than before: {remedy}")
     print(series_line([result.statuses for result in results]))
 

@@ -2,15 +2,16 @@
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from r2n2_jax.commands.command_line import announce_device, parse, run
-from r2n2_jax.config import PRESETS, Config, with_shorter_warmup
+from r2n2_jax.config import PRESETS, Config, ModelConfig, with_shorter_warmup
 from r2n2_jax.data.dataset import PhantomSource, SeriesSource, Source
-from r2n2_jax.data.series import describe_series, find_patients, read_series
+from r2n2_jax.data.series import Series, describe_series, find_patients, read_series
 from r2n2_jax.data.splits import claim_splits, seen_patients, split_patients
 from r2n2_jax.errors import InputError
 from r2n2_jax.evaluation.cases import Case, phantom_pairs, series_cases, unjudged_landmarks
@@ -20,6 +21,7 @@ from r2n2_jax.evaluation.tables import print_tables
 from r2n2_jax.io.dicom import OrderBy
 from r2n2_jax.pretrained import package
 from r2n2_jax.registration.registrar import load
+from r2n2_jax.registration.sequence import seen_shape
 from r2n2_jax.runtime.devices import leader_first, leads, training_mesh
 from r2n2_jax.training.loop import claim, train
 from r2n2_jax.training.state import fits
@@ -63,7 +65,7 @@ def main() -> None:
     except argparse.ArgumentError:
         early = argparse.Namespace(preset=None, init=None, steps=None, warmup=None)
     preset = early.preset if early.preset in PRESETS else "small"  # an unknown or missing one is the parser's to refuse
-    init = None if early.init is None else load(early.init)
+    init = None if early.init is None else load(early.init, ndim=PRESETS[preset].model.ndim)
     if init is not None and init.config.model.ndim != PRESETS[preset].model.ndim:
         of = {2: "slices", 3: "volumes"}
         dimensions = of[init.config.model.ndim], of[PRESETS[preset].model.ndim]
@@ -104,6 +106,7 @@ def main() -> None:
         cases = series_cases(test or validation, arguments.data)
         print("".join(f"{line}\n" for line in unjudged_landmarks(cases)), end="")
         print(describe_series(series))
+        print(_depth_line(config.model, series), end="")
         shares = (f"{len(splits[split])} {split}" for split in ("train", "validation", "test"))
         print(f"{len(patients)} patients: " + ", ".join(shares))
     train(config, workdir, source, params=None if init is None else init.params)
@@ -118,6 +121,14 @@ def main() -> None:
     print_tables(evaluate(registrar, [identity(), network(registrar, refine=0)], cases, workdir), title)
     print(f"picture: {workdir / 'registration.png'}   numbers: {workdir / 'results.json'}")
     print(f"curves: tensorboard --logdir {workdir}")
+
+
+def _depth_line(model: ModelConfig, series: Sequence[Series]) -> str:
+    """Where volumes have fewer slices than the network is trained for: how they are looked at when they are registered."""
+    depths = {seen_shape(model, one.frames.shape[1:])[0] for one in series}
+    if model.ndim == 2 or max(depths) >= model.shape[0]:
+        return ""
+    return f"volumes are registered by at most {max(depths)} voxels along z; --model.depth {max(depths)} trains by as many\n"
 
 
 def _unseen_phantoms(config: Config) -> list[Case]:

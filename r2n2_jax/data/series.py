@@ -97,10 +97,10 @@ def read_series(
         number = 0
         for path in paths:
             recording = read_recording(path, order_by=order_by if find_dicom(path) else None)
-            for remark in recording.remarks():
-                tqdm.write(f"{path}: {remark}")
             if ndim == 3:
                 recording = _of_volumes(path, recording)
+            for remark in recording.remarks():
+                tqdm.write(f"{path}: {remark}")
             for of_slice in zip(recording.frames, recording.geometries, recording.blank, strict=True):
                 series.append(_series(patient, number, *of_slice))
                 number += 1
@@ -108,9 +108,11 @@ def read_series(
 
 
 def _of_volumes(path: Path, recording: Recording) -> Recording:
-    fault = fault_of(recording.geometries)
+    fault = "it has one slice" if len(recording.frames) == 1 else fault_of(recording.geometries)
     if fault is not None:
-        raise InputError(f"{path}: no volumes for a network of volumes: {fault}; --preset small trains one for slices")
+        raise InputError(f"{path}: no volumes, which this network is for: {fault}; one for slices (--preset small) takes them")
+    if not recording.shared_times:
+        tqdm.write(f"{path}: nothing says that its slices were recorded at the same times; taken together all the same")
     return stacked(recording)
 
 
@@ -136,7 +138,7 @@ def describe_series(series: list[Series]) -> str:
     kinds = ("slices", "pixels") if series[0].frames.ndim == 3 else ("series of volumes", "voxels")
     return (
         f"{patients} patients, {len(series)} {kinds[0]} of {span(frames)} frames, {sum(frames)} frames in all, "
-        f"{span(sizes)} {kinds[1]} of {' x '.join(dict.fromkeys(apart))} mm"
+        f"{span(sizes)} {kinds[1]} of {' x '.join(apart if len(set(apart)) > 1 else apart[:1])} mm"
     )
 
 

@@ -27,9 +27,9 @@ _NOISE = 0.05
 def vary(key: Array, fixed: Array, moving: Array, *, shapes: float = 0.0) -> tuple[Array, Array]:
     """Turns, mirrors, zooms and shifts both images alike, adds a random smooth motion, and redraws the contrast.
 
-    Half of the pairs keep the phantom's own motion beneath the random one; the others are one frame under the random one alone.
-    In half some structures of the moving image are brighter or darker than in the fixed one, as contrast agent makes them.
-    Half keep their contrast; in the others a random curve replaces every intensity, alike in both images.
+    Half of the patients' pairs keep the phantom's own motion beneath the random one; the others are one frame under the random
+    one alone. In half some structures of the moving image are brighter or darker than in the fixed one, as contrast agent makes
+    them. Half keep their contrast; in the others a random curve replaces every intensity, alike in both images.
 
     Args:
         key: decides everything.

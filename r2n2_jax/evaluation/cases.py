@@ -1,4 +1,4 @@
-"""What is registered and judged: one slice of one patient, its fixed frame against its others, with what is known of them."""
+"""What is registered and judged: a patient's slice or volumes, the fixed frame against the others, and what is known of it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -182,12 +182,22 @@ def _landmarks(path: Path, slices: list[Series]) -> dict[int, np.ndarray]:
     """``[frames, points, d]`` a slice, or a recording of volumes, normalised; none where there is no file."""
     if not path.exists():
         return {}
+    _refuse_several(path, slices)
     frames, shapes = [len(slice_.frames) for slice_ in slices], [slice_.frames.shape[1:] for slice_ in slices]
     return place_landmarks(path, frames, shapes, [slice_.spacing for slice_ in slices])
 
 
+def _refuse_several(path: Path, slices: list[Series]) -> None:
+    if slices[0].frames.ndim == 4 and len(slices) > 1:
+        raise InputError(
+            f"{path}: {slices[0].patient} has {len(slices)} recordings of volumes; landmarks and labels are of one: "
+            "make each a patient of its own"
+        )
+
+
 def _organs(path: Path, slices: list[Series]) -> dict[str, np.ndarray]:
     """``[frames, slices, H, W]`` bool by label."""
+    _refuse_several(path, slices)
     labels = read_labels(path)
     of_volumes = slices[0].frames.ndim == 4
     shapes = sorted({(len(one.frames), *(() if of_volumes else (len(slices),)), *one.frames.shape[1:]) for one in slices})

@@ -41,7 +41,7 @@ def read_landmarks(path: Path, *, slices: int = 1, axes: int = 2) -> dict[int, n
             missing = [name for name in needed if name not in (reader.fieldnames or ())]
             if missing:
                 found = ", ".join(reader.fieldnames or ()) or "none"
-                of_volumes = " (volumes are registered; --slices registers each slice by itself)" if axes == 3 else ""
+                of_volumes = " (these are volumes; register.py --slices takes each slice by itself)" if axes == 3 else ""
                 raise InputError(
                     f"{path}: no column {', '.join(missing)}; found {found}, needed {', '.join(needed)}, set off by commas"
                     + of_volumes

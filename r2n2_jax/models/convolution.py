@@ -22,8 +22,8 @@ def convolve(features: Array, kernel: Array, stride: int) -> Array:
 
     Args:
         features: ``[B, *spatial, C]``.
-        kernel: ``[*width, C, K]``, of odd width.
-        stride: the same for every axis.
+        kernel: ``[*width, C, K]``; where the stride is 2, of odd width.
+        stride: 1 or 2, the same for every axis.
 
     Returns:
         ``[B, *ceil(spatial / stride), K]``.

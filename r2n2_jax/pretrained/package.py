@@ -15,7 +15,7 @@ NAME = "pretrained"
 _FILES = {2: "everyday.msgpack", 3: "volume.msgpack"}
 
 
-def restore(ndim: int = 2) -> tuple[Config, Any]:
+def restore(*, ndim: int = 2) -> tuple[Config, Any]:
     """The config and the weights of the network for slices (2) or volumes (3); their cards are in ``README.md`` beside them."""
     plain = serialization.msgpack_restore(resources.files(__package__).joinpath(_FILES[ndim]).read_bytes())
     return from_dict(json.loads(plain["config"])), plain["params"]

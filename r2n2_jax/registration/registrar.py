@@ -221,7 +221,7 @@ def load(checkpoint: str | Path = package.NAME, *, ndim: int = 2, precision: Pre
     if ndim not in (2, 3):
         raise InputError(f"images of {ndim} dimensions; 2 or 3 are known")
     if str(checkpoint) == package.NAME:
-        config, params = package.restore(ndim)
+        config, params = package.restore(ndim=ndim)
     else:
         with Checkpoints(Path(checkpoint)) as checkpoints:
             config, params = checkpoints.restore_best()

@@ -198,6 +198,11 @@ def _shapes(model: ModelConfig, spatial: tuple[int, ...], refine: int) -> tuple[
     return (model.shape, tuple(2 * size for size in model.shape)) if finer else (model.shape,)
 
 
+def seen_shape(model: ModelConfig, spatial: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape at which the network looks at images ``[*spatial]``."""
+    return _shapes(model, spatial, 0)[0]
+
+
 def _within(voxels: int, most: int) -> int:
     """The power of two nearest to so many voxels, or ``most``: few sizes, as programs are compiled for every one."""
     return min(most, 1 << round(math.log2(voxels)))
