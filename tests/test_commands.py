@@ -20,8 +20,10 @@ from test_training import CONFIG, fresh_state
 from test_volume_series import series_file
 
 from r2n2_jax.commands.evaluate import _of_volumes
+from r2n2_jax.config import to_dict
 from r2n2_jax.data.dataset import held_out_phantoms
 from r2n2_jax.evaluation.statuses import MEANING
+from r2n2_jax.io.files import write_json
 from r2n2_jax.pretrained.checkpoints import Checkpoints
 from r2n2_jax.registration.registrar import Registrar
 from r2n2_jax.training.state import init_state, save_state
@@ -332,6 +334,8 @@ def test_a_network_for_volumes_is_not_taken_for_one_of_slices(command, tmp_path)
     workdir, config = tmp_path / "run", dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, ndim=3))
     with Checkpoints(workdir, create=True) as checkpoints:
         save_state(checkpoints, init_state(config)._replace(step=jnp.int32(1)), config, 1.0)
+    assert not _of_volumes(workdir)
+    write_json(workdir / "config.json", to_dict(config))
     code, _, err = command("eval", "--checkpoint", workdir, "--slices", 2)
     assert_one_line(code, err, str(workdir), "volumes", "--slices")
     code, _, err = command("eval", "--checkpoint", workdir, "--volumes")
